@@ -1,0 +1,93 @@
+"""Every metric, with the question it answers. Labels never hold a project's name.
+
+Counters on the hot path are ``Tally`` objects: two plain integers that the server adds to without a lock, read by a collector when
+somebody asks. Everything else is prometheus-client's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+
+
+class Tally:
+    """Answers of one kind: how many, and how many bytes of them were sent. Plain integers, for the event loop's thread alone."""
+
+    __slots__ = ("count", "sent")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.sent = 0
+
+
+class Metrics:
+    """One node's metrics, in a registry of their own so that tests can have many nodes in a process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self._tallies: dict[tuple[str, str, str, str], Tally] = {}
+        self.registry.register(self)
+        r = self.registry
+        # How often did we go upstream, for what, and through which source? Counts every attempt sent.
+        self.upstream_requests = Counter(
+            "leeward_upstream_requests", "Requests sent upstream", ["registry", "kind", "source"], registry=r
+        )
+        # How did those attempts end? The failure classes are those of sources/failures.py.
+        self.upstream_failures = Counter(
+            "leeward_upstream_failures", "Failed upstream attempts", ["registry", "kind", "failure"], registry=r
+        )
+        # How much came in from upstream?
+        self.received_bytes = Counter("leeward_upstream_received_bytes", "Bytes received from upstream", registry=r)
+        # How did fetches end, and how many requests rode on somebody else's?
+        self.flights = Counter("leeward_flights", "Flights by outcome", ["outcome"], registry=r)
+        self.flights_running = Gauge("leeward_flights_running", "Flights in the air", registry=r)
+        # Which upstreams are we not waiting for? 1 while open.
+        self.breaker_open = Gauge("leeward_breaker_open", "1 while the breaker is open", ["registry", "kind"], registry=r)
+        # How full is the store, and what was given up for room?
+        self.held_bytes = Gauge("leeward_store_held_bytes", "Bytes of blobs held", registry=r)
+        self.held_blobs = Gauge("leeward_store_held_blobs", "Blobs held", registry=r)
+        self.store_state = Gauge("leeward_store_state", "1 for the state the store is in", ["state"], registry=r)
+        self.evicted_bytes = Counter("leeward_store_evicted_bytes", "Bytes evicted", registry=r)
+        # What should an operator look at? The kinds are those of catalogue events.
+        self.events = Counter("leeward_events", "Events by kind", ["kind"], registry=r)
+        # Which rules are in force, and did the last edit of them fail?
+        self.rules = Gauge("leeward_rules", "Rules in force", registry=r)
+        self.rules_invalid = Gauge("leeward_rules_invalid", "1 while the rules on disk are invalid and the last good ones stay", registry=r)
+        # Were access records lost to a full buffer?
+        self.access_lost = Counter("leeward_access_records_lost", "Access records dropped", registry=r)
+        # How many client connections are open?
+        self.connections = Gauge("leeward_connections", "Open client connections", registry=r)
+        # How long did answers take that were not hot hits?
+        self.seconds = Histogram("leeward_request_seconds", "Time to the response's head, slow path", ["kind"], registry=r)
+
+    def tally(self, face: str, registry: str, kind: str, outcome: str) -> Tally:
+        """The tally of one kind of answer; keep the object and add to it."""
+        key = (face, registry, kind, outcome)
+        found = self._tallies.get(key)
+        if found is None:
+            found = self._tallies[key] = Tally()
+        return found
+
+    def describe(self) -> Iterator[Metric]:
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """The tallies, as prometheus-client wants them."""
+        # Who asked for what, and how was it answered?
+        requests = CounterMetricFamily("leeward_requests", "Answered requests", labels=["face", "registry", "kind", "outcome"])
+        sent = 0
+        for key, tally in self._tallies.items():
+            requests.add_metric(list(key), tally.count)
+            sent += tally.sent
+        yield requests
+        # How much went out to clients, and how much came in?
+        traffic = CounterMetricFamily("leeward_bytes", "Bytes by direction", labels=["direction"])
+        traffic.add_metric(["out"], sent)
+        traffic.add_metric(["in"], self.received_bytes._value.get())
+        yield traffic
+
+    def text(self) -> bytes:
+        """The Prometheus exposition, text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,113 @@
+"""Where a miss is looked for: the registries themselves, an origin, a sibling.
+
+``Source`` is the seam, with one contract suite (``tests/contracts/sources.py``) over all of them. A source translates its transport's
+failures into ``Unavailable`` and ``Corrupt`` and nothing else gets out; that a thing does not exist is a value (``Absent``), except in
+``file``, where it is ``NotFound``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..model import Digest, Entry, File, Headers, Page, Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is held of a page, so that the source can ask for news only. ``etag`` is upstream's own, verbatim."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+    serial: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A new document. ``url`` is the final one after redirects. ``stamp.revision`` is 0: the catalogue numbers revisions."""
+
+    body: bytes
+    media_type: str
+    url: str
+    stamp: Stamp
+    etag: str | None = None
+    last_modified: str | None = None
+    serial: int | None = None
+    headers: Headers = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NotModified:
+    """What is held is current, until ``stamp`` says otherwise."""
+
+    stamp: Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Absent:
+    """Upstream says cleanly that there is no such page. ``status`` is 404 or 410."""
+
+    status: int
+    stamp: Stamp
+
+
+type Answer = Received | NotModified | Absent
+
+
+@dataclass(frozen=True, slots=True)
+class FileHead:
+    """What upstream said before the bytes. ``size`` is the whole representation's, None if not told.
+
+    ``start`` is the offset the bytes begin at: 0 even where a later one was asked for, if upstream ignored the range.
+    ``digests`` are those found in response headers.
+    """
+
+    size: int | None
+    start: int
+    media_type: str
+    validator: str | None
+    digests: tuple[Digest, ...] = ()
+
+
+@dataclass(slots=True)
+class FileStream:
+    """An open transfer. ``chunks`` ends early by raising ``Unavailable`` (broken, retryable) or ``Corrupt``, never by ending clean short."""
+
+    head: FileHead
+    chunks: AsyncIterator[bytes]
+
+
+class Source(Protocol):
+    """One place to look for what is not held. Safe to use from many tasks at once."""
+
+    @property
+    def name(self) -> str:
+        """For metrics and logs: ``registry``, ``origin``, ``sibling``."""
+        ...
+
+    async def page(self, page: Page, known: Known | None) -> Answer:
+        """Fetch or revalidate a page. Bounded in time: see ``available``. Raises ``Unavailable`` or ``Corrupt``."""
+        ...
+
+    def file(
+        self, file: File, entry: Entry, start: int = 0, validator: str | None = None
+    ) -> AbstractAsyncContextManager[FileStream]:
+        """Open a transfer of ``file`` from offset ``start`` (with ``validator`` as ``If-Range``).
+
+        On entering raises ``NotFound`` for a clean 404/410, ``Unavailable``, ``Corrupt``.
+        """
+        ...
+
+    async def exists(self, file: File, url: str) -> bool:
+        """Whether upstream still has bytes at ``url``. Raises ``Unavailable``."""
+        ...
+
+    def available(self, registry: str, kind: str) -> bool:
+        """Whether it is worth waiting for an answer about ``registry`` (``kind`` is ``"page"`` or ``"file"``), decided without I/O.
+
+        False while the breaker is open, while the first try after start has not ended, and while a request that has gone unanswered
+        for a second makes the upstream suspect. Then what is held should be served at once.
+        """
+        ...
