@@ -1,0 +1,131 @@
+# Everything a person or a machine does with this tree, each in one command. `make` alone lists them.
+#
+# Whatever has to be installed first is installed by the target that needs it: `make edge` and `make test` work on a bare
+# machine. What was done once leaves a stamp, so the second run starts at once.
+
+PYTHON ?= python3
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+CLIENTS := .tools/venv
+HASHED := --require-hashes --no-deps
+
+# Programs the suite drives, each with the Debian package it comes from.
+TEST_PROGRAMS := ip:iproute2 nft:nftables strace:strace
+BENCH_PROGRAMS := gcc:gcc taskset:util-linux
+# Linkable C needs headers too, which `command -v` cannot see; they come along with gcc.
+EXTRA_gcc := libc6-dev
+
+export PIP_USER := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help edge test live check format lock bench clean python
+
+help: ## list these commands
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
+		printf '  make %-8s %s\n' "$$name" "$$what"; done
+	@echo '  ARGS="…" is passed on by edge, test, live and bench'
+
+edge: .venv/.run ## set up what is missing, then serve on 127.0.0.1:8080
+	@exec $(BIN)/edge serve $(ARGS)
+
+test: .venv/.dev $(CLIENTS)/.done .tools/.test-programs ## set up what is missing, then run the whole suite
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+live: .venv/.dev $(CLIENTS)/.done .tools/.test-programs ## the tests that talk to the real registries
+	@exec $(BIN)/python -m pytest -m live $(ARGS)
+
+check: .venv/.dev ## formatter, linter, type checker, architecture
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+format: .venv/.dev ## format, and repair what the linter can
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: .venv/.dev $(CLIENTS)/.done .tools/.bench-programs .tools/nginx/.done ## one table: ours beside nginx, in one run
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+lock: $(CLIENTS)/.done ## pin the newest releases again, with hashes and without addresses
+	$(LOCK) requirements/build.in -o requirements/build.txt
+	$(LOCK) pyproject.toml -c requirements/build.txt -o requirements/run.txt
+	$(LOCK) pyproject.toml --group dev -c requirements/run.txt -c requirements/build.txt -o requirements/dev.txt
+	$(LOCK) requirements/tools.in -o requirements/tools.txt
+LOCK = $(CLIENTS)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header
+
+clean: ## remove all that these commands made, the data of `make edge` apart
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
+	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+# ---- set-up ----------------------------------------------------------------------------------------------------------
+
+python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))' || { \
+		echo "Leeward needs Python 3.13 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing):" \
+			"install it, or name another with PYTHON=/path/to/python3.13." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv)." >&2; exit 1; }
+
+# An environment whose interpreter has gone (a moved tree, an upgraded Python) is made anew.
+.venv/.made: requirements/build.txt | python
+	@echo "setting up .venv"
+	@$(BIN)/python -c '' 2>/dev/null || { rm -rf .venv; $(PYTHON) -m venv .venv; }
+	@$(PIP) install $(HASHED) -r requirements/build.txt
+	@touch $@
+
+# The project is installed from this tree, editable; without isolation, so that no unpinned backend is downloaded.
+.venv/.run: requirements/run.txt pyproject.toml .venv/.made
+	@echo "installing what Leeward needs to run"
+	@$(PIP) install $(HASHED) -r requirements/run.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/.dev: requirements/dev.txt .venv/.run
+	@echo "installing what the tests need"
+	@$(PIP) install $(HASHED) -r requirements/dev.txt
+	@touch $@
+
+# pip, uv, poetry and pdm as the tests drive them, apart from our own libraries.
+$(CLIENTS)/.done: requirements/tools.txt | python
+	@echo "installing pip, uv, poetry and pdm as test clients"
+	@$(CLIENTS)/bin/python -c '' 2>/dev/null || { rm -rf $(CLIENTS); $(PYTHON) -m venv $(CLIENTS); }
+	@$(CLIENTS)/bin/python -m pip --quiet --disable-pip-version-check install $(HASHED) -r requirements/tools.txt
+	@touch $@
+
+.tools/.test-programs: Makefile
+	@$(call need,test,$(TEST_PROGRAMS))
+	@mkdir -p .tools && touch $@
+
+.tools/.bench-programs: Makefile
+	@$(call need,bench,$(BENCH_PROGRAMS))
+	@mkdir -p .tools && touch $@
+
+# nginx as Debian ships it, unpacked beside us: installing it would start a server on port 80, and needs root.
+.tools/nginx/.done:
+	@if command -v nginx >/dev/null || [ -x /usr/sbin/nginx ]; then mkdir -p .tools/nginx; \
+	elif command -v apt-get >/dev/null; then \
+		echo "unpacking Debian's nginx"; \
+		rm -rf .tools/nginx && mkdir -p .tools/nginx && cd .tools/nginx && \
+		{ apt-get -qq download nginx 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq download nginx; } || { \
+			echo "make bench: nginx is missing; install the package nginx-light (or run apt-get update as root)." >&2; exit 1; }; } && \
+		dpkg -x nginx_*.deb . && rm nginx_*.deb; \
+	else echo "make bench: nginx is missing; install it with your system's package manager." >&2; exit 1; fi
+	@touch $@
+
+# $(call need,target,program:package …): install what is missing if we may, else say in one sentence what it is.
+define need
+missing=; for pair in $(2); do \
+	PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair##*:}"; done; \
+for package in $$missing; do case $$package in gcc) missing="$$missing $(EXTRA_gcc)";; esac; done; \
+if [ -z "$$missing" ]; then :; \
+elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	echo "installing system packages:$$missing"; \
+	apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 install $$missing >/dev/null; \
+else \
+	echo "make $(1) needs system packages that only root can install:$$missing (Debian: apt-get install$$missing)." >&2; exit 1; \
+fi
+endef
