@@ -1,0 +1,122 @@
+"""An edge's settings: what ``edge.toml``, ``EDGE_…`` and the options of ``edge serve`` say, checked.
+
+``origin/settings.py`` has the tables that both kinds of node share and the reading of layers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from origin.settings import (
+    Layers,
+    LogSettings,
+    RegistrySettings,
+    ServerSettings,
+    StoreSettings,
+    Table,
+    TLSSettings,
+    UpstreamSettings,
+    check_registries,
+    check_server,
+    default_data,
+    default_registries,
+    find_config,
+    read_toml,
+    rules_of,
+    web_url,
+)
+
+DEFAULT_LISTEN = "127.0.0.1:8080"
+
+
+class ProxySettings(Table, frozen=True, kw_only=True):
+    """The proxy face: whether foreign hosts are tunnelled, which private networks tunnels may reach, who may use it.
+
+    ``users`` maps a name to its password.
+    """
+
+    tunnel: bool = True
+    allow: tuple[str, ...] = ()
+    users: Mapping[str, str] = msgspec.field(default_factory=dict)
+
+
+class EdgeSettings(Table, frozen=True, kw_only=True):
+    """Everything an edge can be told. ``listen`` is ``host:port``; ``rules`` are as written, for ``policy.rules.parse_rule``."""
+
+    data: Path
+    listen: str = DEFAULT_LISTEN
+    origin: str | None = None
+    direct: bool = False
+    siblings: tuple[str, ...] = ()
+    registries: Mapping[str, RegistrySettings] = msgspec.field(default_factory=dict)
+    upstream: UpstreamSettings = UpstreamSettings()
+    server: ServerSettings = ServerSettings()
+    tls: TLSSettings = TLSSettings()
+    store: StoreSettings = StoreSettings()
+    proxy: ProxySettings = ProxySettings()
+    log: LogSettings = LogSettings()
+    rules: tuple[Mapping[str, object], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings and the file they came from, None if none was found: the file whose ``[[rules]]`` are watched."""
+
+    settings: EdgeSettings
+    config_path: Path | None
+
+
+def load_edge(options: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
+    """Read and check all layers.
+
+    ``options`` maps dotted keys to values (``{"listen": "127.0.0.1:0", "log.json": True}``), None for options not given;
+    ``"config"`` names the file. Raises ``origin.settings.SettingsError``.
+    """
+    options = dict(options)
+    config = options.pop("config", None)
+    config_path = find_config("edge", Path(str(config)) if config is not None else None, environ)
+    layers = Layers("edge")
+    rules: tuple[Mapping[str, object], ...] = ()
+    if config_path is not None:
+        layers.add_file(config_path)
+        rules = load_rules(config_path)
+    layers.add_environment(environ, ignore=("EDGE_CONFIG",))
+    layers.add_options(options)
+    layers.tree.pop("rules", None)
+    layers.add_default("data", default_data("edge", environ))
+    settings = layers.decode(EdgeSettings)
+    settings = msgspec.structs.replace(settings, registries=default_registries() | dict(settings.registries), rules=rules)
+    _check(layers, settings)
+    return Loaded(settings, config_path)
+
+
+def load_rules(path: Path) -> tuple[Mapping[str, object], ...]:
+    """Read only the ``[[rules]]`` of the settings file again. Raises ``origin.settings.SettingsError`` with the line."""
+    document, lines = read_toml(path)
+    return rules_of(document, lines, path)
+
+
+def _check(layers: Layers, settings: EdgeSettings) -> None:
+    check_registries(layers, settings.registries)
+    check_server(layers, settings.listen, settings.server, settings.tls, settings.upstream)
+    if settings.origin is not None:
+        _check_url(layers, ("origin",), settings.origin)
+    for index, sibling in enumerate(settings.siblings):
+        _check_url(layers, ("siblings", index), sibling)
+    for index, network in enumerate(settings.proxy.allow):
+        try:
+            ipaddress.ip_network(network, strict=False)
+        except ValueError as error:
+            raise layers.error(("proxy", "allow", index), str(error)) from None
+
+
+def _check_url(layers: Layers, path: tuple[str | int, ...], url: str) -> None:
+    try:
+        web_url(url)
+    except ValueError as error:
+        raise layers.error(path, str(error)) from None

@@ -1,0 +1,21 @@
+"""A node: what an origin and an edge have in common, and the library both are made of.
+
+A node holds pages, which change and are revalidated, and files, which never change and are named by their digest. What it
+does not hold it fetches once, verifies, judges by policy and stores, and it goes on answering when the place it fetched
+from is down. The two kinds of node differ in their sources (where a miss is looked for) and their faces (who may ask);
+``edge`` is one of them and may import this package, never the reverse.
+
+Reading order:
+
+1. ``model.py`` and ``errors.py`` — the words everything else is written in.
+2. ``registries/``, ``policy/``, ``freshness.py`` — the rules, as pure functions: what a registry's documents mean, what may
+   be served, how long a page may be used. Nothing here does I/O.
+3. ``blobs/``, ``catalog/``, ``sources/``, ``http/``, ``flights.py`` — the ring of I/O: bytes on disk, rows, upstreams,
+   clients, and one fetch with many readers.
+4. ``pipeline/`` — what happens to a thing between its first byte and its place in the store, one stage after another.
+5. ``service.py`` — pages and files, whatever the source.
+6. ``app.py`` — the only place that wires.
+
+Beside them: ``settings.py`` and ``toml_lines.py`` (what operators say, and where they said it), ``control.py`` (the socket
+through which commands reach a running node), ``logs.py``, ``metrics.py``, ``access.py``.
+"""
