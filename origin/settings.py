@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from .logs import without_userinfo
 from .toml_lines import KeyPath, key_lines
 
 SECRETS = frozenset({"password", "token", "users"})
@@ -219,11 +220,6 @@ def web_url(text: str) -> str:
     return text
 
 
-def without_userinfo(text: str) -> str:
-    """``text`` with the user name and password of every URL in it replaced by ``…``."""
-    return re.sub(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#]*@", r"\1…@", text)
-
-
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:79] + "…"
@@ -372,6 +368,8 @@ class Layers:
             return _decode(name, wanted, found)
         except (ValueError, msgspec.ValidationError) as error:
             reason = str(error) if name not in SECRETS else "not a text"
+            if get_origin(wanted) is Literal:
+                reason = f"one of {', '.join(get_args(wanted))}"
             raise self.error(path, reason) from None
 
     def _mapping(self, wanted: Any, found: _Leaf | _Tree, path: KeyPath) -> dict[str, object]:
