@@ -20,7 +20,7 @@ EXTRA_gcc := libc6-dev
 export PIP_USER := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help edge test live check format lock bench clean python
+.PHONY: help edge test live check format lock bench clean
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
@@ -62,15 +62,9 @@ clean: ## remove all that these commands made, the data of `make edge` apart
 
 # ---- set-up ----------------------------------------------------------------------------------------------------------
 
-python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))' || { \
-		echo "Leeward needs Python 3.13 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1 || echo missing):" \
-			"install it, or name another with PYTHON=/path/to/python3.13." >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
-		echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv)." >&2; exit 1; }
-
 # An environment whose interpreter has gone (a moved tree, an upgraded Python) is made anew.
-.venv/.made: requirements/build.txt | python
+.venv/.made: requirements/build.txt
+	@$(new_enough)
 	@echo "setting up .venv"
 	@$(BIN)/python -c '' 2>/dev/null || { rm -rf .venv; $(PYTHON) -m venv .venv; }
 	@$(PIP) install $(HASHED) -r requirements/build.txt
@@ -89,7 +83,8 @@ python:
 	@touch $@
 
 # pip, uv, poetry and pdm as the tests drive them, apart from our own libraries.
-$(CLIENTS)/.done: requirements/tools.txt | python
+$(CLIENTS)/.done: requirements/tools.txt
+	@$(new_enough)
 	@echo "installing pip, uv, poetry and pdm as test clients"
 	@$(CLIENTS)/bin/python -c '' 2>/dev/null || { rm -rf $(CLIENTS); $(PYTHON) -m venv $(CLIENTS); }
 	@$(CLIENTS)/bin/python -m pip --quiet --disable-pip-version-check install $(HASHED) -r requirements/tools.txt
@@ -124,8 +119,17 @@ if [ -z "$$missing" ]; then :; \
 elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	echo "installing system packages:$$missing"; \
 	apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
-		apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 install $$missing >/dev/null; \
+		apt-get -qq -y --no-install-recommends -o DPkg::Lock::Timeout=300 install $$missing >/dev/null 2>&1 || { \
+		echo "make $(1): apt-get could not install$$missing; try it by hand to see why." >&2; exit 1; }; \
 else \
 	echo "make $(1) needs system packages that only root can install:$$missing (Debian: apt-get install$$missing)." >&2; exit 1; \
 fi
+endef
+
+define new_enough
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))' 2>/dev/null || { \
+	echo "Leeward needs Python 3.13 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing):" \
+		"install one, or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }; \
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	echo "$(PYTHON) cannot make virtual environments: install its venv package (Debian: python3-venv)." >&2; exit 1; }
 endef
