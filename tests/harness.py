@@ -1,0 +1,703 @@
+"""An edge in a process of its own, and the real clients pointed at it.
+
+``Edge`` starts, stops, kills and restarts ``edge serve`` with a settings file that tests rewrite; ``CLIENTS`` are pip, uv, poetry and pdm,
+each run in a home, cache and environment of its own. Nothing of this machine's configuration reaches them, and nothing but
+loopback is talked to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import http.client
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from tests.wheels import Distribution
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TOOLS = Path(os.environ.get("LEEWARD_TOOLS", ROOT / ".tools" / "venv"))
+"""The virtual environment that holds pip, uv, poetry and pdm."""
+
+START_TIMEOUT_S = 20.0
+
+
+# ---- waiting ---------------------------------------------------------------------------------------------------------
+
+
+def wait_until(true: Callable[[], object], timeout_s: float = 5.0, every_s: float = 0.02) -> float:
+    """Ask until ``true()`` is; gives the seconds it took. Raises ``TimeoutError``. For processes: tests on trio wait for events."""
+    began = time.monotonic()
+    while not true():
+        if time.monotonic() - began > timeout_s:
+            raise TimeoutError(f"not so within {timeout_s} s")
+        time.sleep(every_s)
+    return time.monotonic() - began
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def swallowing(host: str, port: int) -> Iterator[None]:
+    """Make connecting to this address hang, as if packets were dropped: a listener whose queue is full and never emptied."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(0)
+        for _ in range(8):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            code = filler.connect_ex((host, port))
+            assert code in {0, errno.EINPROGRESS}, os.strerror(code)
+        yield
+
+
+# ---- raw requests ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer. ``body`` is as sent, still coded; ``short`` says that the connection closed before ``Content-Length`` bytes."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    body: bytes
+    short: bool = False
+    seconds: float = 0
+
+    @property
+    def content(self) -> bytes:
+        """The body with its content coding undone."""
+        coding = self.headers.get("content-encoding", "identity")
+        if coding == "gzip":
+            return gzip.decompress(self.body)
+        assert coding == "identity", coding
+        return self.body
+
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+def ask(
+    url: str, headers: Mapping[str, str] | None = None, method: str = "GET", timeout_s: float = 30, body: bytes | None = None
+) -> Reply:
+    """Send one request on a connection of its own. The path goes out as written; redirects are not followed."""
+    began = time.monotonic()
+    parts = re.fullmatch(r"http://([^/]+)(/.*)?", url)
+    assert parts is not None, url
+    connection = http.client.HTTPConnection(parts[1], timeout=timeout_s)
+    try:
+        connection.putrequest(method, parts[2] or "/", skip_accept_encoding=True)
+        for name, value in (headers or {}).items():
+            connection.putheader(name, value)
+        if body is not None:
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        response = connection.getresponse()
+        short = False
+        try:
+            content = response.read()
+        except http.client.IncompleteRead as error:
+            content, short = error.partial, True
+        except ConnectionError:
+            content, short = b"", True
+        fields = {name.lower(): value for name, value in response.getheaders()}
+        return Reply(response.status, response.reason, fields, content, short, time.monotonic() - began)
+    finally:
+        connection.close()
+
+
+def send_raw(url: str, request: bytes, timeout_s: float = 10) -> bytes:
+    """Send bytes as they are and give all that comes back until the server closes or falls silent for ``timeout_s``."""
+    address = urllib.parse.urlsplit(url)
+    assert address.hostname is not None
+    received = b""
+    with socket.create_connection((address.hostname, address.port or 80), timeout_s) as connection:
+        connection.sendall(request)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            while piece := connection.recv(65536):
+                received += piece
+    return received
+
+
+# ---- the edge --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One ``[[rules]]`` entry that refuses."""
+
+    match: str
+    reason: str
+    name: str = "test-rule"
+
+    def toml(self) -> str:
+        return (
+            f"[[rules]]\nname = {json.dumps(self.name)}\nmatch = {json.dumps(self.match)}\n"
+            f'action = "refuse"\nreason = {json.dumps(self.reason)}\n'
+        )
+
+
+class Edge:
+    """``edge serve`` as a subprocess, with its settings file and data in ``directory``.
+
+    ``registry`` are further settings of ``[registries.pypi]``; ``top`` is TOML placed before it.
+    """
+
+    def __init__(self, directory: Path, upstream: str, *, registry: Mapping[str, object] | None = None, top: str = "") -> None:
+        self.directory = directory
+        self.data = directory / "data"
+        self.config = directory / "edge.toml"
+        self.log = directory / "edge.log"
+        self.upstream = upstream
+        self.registry = dict(registry or {})
+        self.top = top
+        self.rules: tuple[Rule, ...] = ()
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        directory.mkdir(parents=True, exist_ok=True)
+        self.data.mkdir(exist_ok=True)
+        self._write_config()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def index_url(self) -> str:
+        """What clients are pointed at."""
+        return f"{self.url}/pypi/simple/"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    # -- its life
+
+    def start(self, wait: bool = True) -> Self:
+        assert self._process is None
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edge", "serve", *self._options(), "--listen", f"127.0.0.1:{self.port}"],
+                cwd=ROOT,
+                env=clean_environment(self.directory / "home") | {"PYTHONPATH": str(ROOT)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        if wait:
+            self.wait_ready()
+        return self
+
+    def wait_ready(self) -> None:
+        """Return as soon as ``/-/ready`` says 200; raise with the log's end if the edge dies or takes too long."""
+
+        def ready() -> bool:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the edge ended with {self._process.returncode}:\n{self.log_tail()}")
+            try:
+                return ask(f"{self.url}/-/ready", timeout_s=2).status == 200
+            except OSError:
+                return False
+
+        try:
+            wait_until(ready, START_TIMEOUT_S)
+        except TimeoutError as error:
+            raise RuntimeError(f"the edge was not ready in time:\n{self.log_tail()}") from error
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status; killed if it takes longer than 15 s."""
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        process.terminate()
+        try:
+            return process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise RuntimeError(f"the edge did not stop on SIGTERM:\n{self.log_tail()}") from None
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye of any kind."""
+        process, self._process = self._process, None
+        assert process is not None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def log_tail(self, lines: int = 60) -> str:
+        if not self.log.exists():
+            return "(no log)"
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    # -- its settings
+
+    def set_rules(self, *rules: Rule) -> None:
+        """Rewrite the settings file, atomically, as an editor would; the edge takes it up by itself within a second."""
+        self.rules = rules
+        self._write_config()
+
+    def _write_config(self) -> None:
+        lines = [self.top, "[registries.pypi]", f'upstream = "{self.upstream}"']
+        lines += [f"{name} = {json.dumps(value)}" for name, value in self.registry.items()]
+        lines += ["", *(rule.toml() for rule in self.rules)]
+        partial = self.config.with_suffix(".partial")
+        partial.write_text("\n".join(lines))
+        partial.rename(self.config)
+
+    def _options(self) -> list[str]:
+        return ["--config", str(self.config), "--data", str(self.data)]
+
+    # -- what can be asked of it
+
+    def ask(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET", timeout_s: float = 30) -> Reply:
+        return ask(self.url + path, headers, method, timeout_s)
+
+    def page(self, project: str, accept: str = "application/vnd.pypi.simple.v1+json", **headers: str) -> Reply:
+        """A project's page; header names are spelt with underscores."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.ask(f"/pypi/simple/{project}/", {"Accept": accept, **fields})
+
+    def file_path(self, distribution: Distribution) -> str:
+        """Where the edge offers a file whose page links to it by its hash."""
+        b = distribution.blake2b
+        return f"/pypi/packages/{b[:2]}/{b[2:4]}/{b[4:]}/{distribution.filename}"
+
+    def file(self, distribution: Distribution, suffix: str = "", **headers: str) -> Reply:
+        """A file's GET; header names are spelt with underscores."""
+        fields = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.ask(self.file_path(distribution) + suffix, fields)
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample by its name with labels, as exposed: ``leeward_flights_total{outcome="done"}``."""
+        samples = {}
+        for line in self.ask("/-/metrics").body.decode().splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                samples[name] = float(value)
+        return samples
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry these labels."""
+        total = 0.0
+        for sample, value in self.metrics().items():
+            base, _, rest = sample.partition("{")
+            if base == name and all(f'{label}="{wanted}"' in rest for label, wanted in labels.items()):
+                total += value
+        return total
+
+    def upstream_requests(self, kind: str | None = None) -> float:
+        return self.metric("leeward_upstream_requests_total", **({"kind": kind} if kind is not None else {}))
+
+    def command(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run ``edge COMMAND …`` beside the running node, with its settings and data."""
+        command, *rest = arguments
+        return subprocess.run(
+            [sys.executable, "-m", "edge", command, *self._options(), *rest],
+            cwd=ROOT,
+            env=clean_environment(self.directory / "home") | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def refresh(self, project: str) -> None:
+        """``edge refresh``: ask upstream now, whatever freshness says."""
+        done = self.command("refresh", f"pkg:pypi/{project}")
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def rss_bytes(self) -> int:
+        """The process's resident memory."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    # -- what it holds
+
+    def blobs(self) -> list[Path]:
+        """Every file in the blob store's final place."""
+        store = self.data / "blobs" / "sha256"
+        return sorted(path for path in store.rglob("*") if path.is_file()) if store.exists() else []
+
+    def stray_files(self) -> list[Path]:
+        """Files under ``blobs`` that are no finished blob: temporary, spooled, or quarantined ones."""
+        store = self.data / "blobs"
+        return sorted(path for path in store.rglob("*") if path.is_file() and not path.is_relative_to(store / "sha256"))
+
+    def holds(self, distribution: Distribution) -> bool:
+        return any(path.name == distribution.sha256 for path in self.blobs())
+
+
+# ---- clients ---------------------------------------------------------------------------------------------------------
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """An environment with nothing of this machine's in it but the PATH and the locale."""
+    home.mkdir(parents=True, exist_ok=True)
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "LC_ALL", "TMPDIR") if name in os.environ}
+    return kept | {
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home / ".config"),
+        "XDG_CACHE_HOME": str(home / ".cache"),
+        "XDG_DATA_HOME": str(home / ".local"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NO_COLOR": "1",
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a client fared. ``installed`` maps normalised project names to versions; ``output`` is all it printed."""
+
+    returncode: int
+    output: str
+    installed: Mapping[str, str]
+    seconds: float
+
+    @property
+    def succeeded(self) -> bool:
+        return self.returncode == 0
+
+    @property
+    def flat(self) -> str:
+        """The output as one line, for looking up a sentence that a client wrapped."""
+        return re.sub(r"[\s│]+", " ", self.output)
+
+
+@dataclass
+class Workspace:
+    """One client's own world in ``directory``: home, cache, environment, and (poetry, pdm) project with its lock file."""
+
+    directory: Path
+    environment: Path = field(init=False)
+    home: Path = field(init=False)
+    cache: Path = field(init=False)
+    project: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.environment = self.directory / "environment"
+        self.home = self.directory / "home"
+        self.cache = self.directory / "cache"
+        self.project = self.directory / "project"
+        self.project.mkdir(exist_ok=True)
+
+    def fresh_environment(self) -> Path:
+        """Make the target environment anew, empty. Gives its interpreter."""
+        shutil.rmtree(self.environment, ignore_errors=True)
+        done = subprocess.run(
+            [
+                TOOLS / "bin" / "uv",
+                "venv",
+                "--quiet",
+                "--no-config",
+                "--offline",
+                "--python",
+                TOOLS / "bin" / "python",
+                self.environment,
+            ],
+            env=clean_environment(self.home) | {"UV_CACHE_DIR": str(self.directory / "venv-cache")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return self.environment / "bin" / "python"
+
+    def empty_cache(self) -> None:
+        shutil.rmtree(self.cache, ignore_errors=True)
+
+    def installed(self) -> dict[str, str]:
+        """What is in the environment, read from its ``dist-info`` directories."""
+        found = {}
+        for directory in self.environment.glob("lib/python*/site-packages/*.dist-info"):
+            name, _, version = directory.name.removesuffix(".dist-info").rpartition("-")
+            found[re.sub(r"[-_.]+", "-", name).lower()] = version
+        return found
+
+    def run(self, command: Sequence[str | Path], variables: dict[str, str], cwd: Path, timeout_s: float) -> Result:
+        """Run a client and look at what it installed."""
+        began = time.monotonic()
+        done = subprocess.run(
+            [str(word) for word in command],
+            cwd=cwd,
+            env=clean_environment(self.home) | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return Result(done.returncode, done.stdout, self.installed(), time.monotonic() - began)
+
+
+class Client(Protocol):
+    """One installer. ``install`` makes a fresh environment and installs ``requirements`` from ``index_url`` alone.
+
+    ``hashes`` pins: requirements become exact ones with these digests (pip, uv), or the lock file of the workspace's project is used as it
+    is, without asking for a new one (poetry, pdm; made by ``lock``). The cache is the workspace's, kept between calls.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def install(
+        self,
+        workspace: Workspace,
+        index_url: str,
+        requirements: Sequence[str],
+        *,
+        hashes: Sequence[Distribution] = (),
+        options: Sequence[str] = (),
+        timeout_s: float = 120,
+    ) -> Result: ...
+
+    def lock(self, workspace: Workspace, index_url: str, requirements: Sequence[str], timeout_s: float = 120) -> Result: ...
+
+
+def _pinned(workspace: Workspace, hashes: Sequence[Distribution]) -> Path:
+    """A requirements file that pins ``hashes``."""
+    by_pin: dict[str, list[str]] = {}
+    for distribution in hashes:
+        by_pin.setdefault(distribution.pin, []).append(distribution.hash_option)
+    path = workspace.directory / "requirements.txt"
+    path.write_text("".join(f"{pin} {' '.join(options)}\n" for pin, options in by_pin.items()))
+    return path
+
+
+@dataclass(frozen=True)
+class Pip:
+    """pip; ``python`` is an interpreter that has it."""
+
+    name: str = "pip"
+    python: Path = TOOLS / "bin" / "python"
+
+    def install(
+        self,
+        workspace: Workspace,
+        index_url: str,
+        requirements: Sequence[str],
+        *,
+        hashes: Sequence[Distribution] = (),
+        options: Sequence[str] = (),
+        timeout_s: float = 120,
+    ) -> Result:
+        target = workspace.fresh_environment()
+        wanted = ["--require-hashes", "-r", str(_pinned(workspace, hashes))] if hashes else list(requirements)
+        command: list[str | Path] = [
+            self.python,
+            "-I",
+            "-m",
+            "pip",
+            "--python",
+            target,
+            "--cache-dir",
+            workspace.cache,
+            "install",
+        ]
+        return workspace.run(
+            [*command, "--index-url", index_url, *options, *wanted], self._variables(), workspace.directory, timeout_s
+        )
+
+    def lock(self, workspace: Workspace, index_url: str, requirements: Sequence[str], timeout_s: float = 120) -> Result:
+        """Resolve only; the report is in ``pylock.toml``."""
+        command: list[str | Path] = [
+            self.python,
+            "-I",
+            "-m",
+            "pip",
+            "--cache-dir",
+            workspace.cache,
+            "lock",
+            "--index-url",
+            index_url,
+        ]
+        return workspace.run(
+            [*command, "--output", "pylock.toml", *requirements], self._variables(), workspace.project, timeout_s
+        )
+
+    def _variables(self) -> dict[str, str]:
+        return {"PIP_CONFIG_FILE": os.devnull, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
+
+
+@dataclass(frozen=True)
+class Uv:
+    name: str = "uv"
+
+    def install(
+        self,
+        workspace: Workspace,
+        index_url: str,
+        requirements: Sequence[str],
+        *,
+        hashes: Sequence[Distribution] = (),
+        options: Sequence[str] = (),
+        timeout_s: float = 120,
+    ) -> Result:
+        target = workspace.fresh_environment()
+        wanted = ["--require-hashes", "-r", str(_pinned(workspace, hashes))] if hashes else list(requirements)
+        command: list[str | Path] = [TOOLS / "bin" / "uv", "pip", "install", "--python", target, "--default-index", index_url]
+        return workspace.run([*command, *options, *wanted], self._variables(workspace), workspace.directory, timeout_s)
+
+    def lock(self, workspace: Workspace, index_url: str, requirements: Sequence[str], timeout_s: float = 120) -> Result:
+        """Write ``uv.lock`` for a project with these dependencies."""
+        (workspace.project / "pyproject.toml").write_text(
+            f'[project]\nname = "locked"\nversion = "1"\nrequires-python = ">=3.13"\ndependencies = {json.dumps(list(requirements))}\n'
+        )
+        command: list[str | Path] = [
+            TOOLS / "bin" / "uv",
+            "lock",
+            "--default-index",
+            index_url,
+            "--python",
+            TOOLS / "bin" / "python",
+        ]
+        return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
+
+    def _variables(self, workspace: Workspace) -> dict[str, str]:
+        return {
+            "UV_CACHE_DIR": str(workspace.cache),
+            "UV_NO_CONFIG": "1",
+            "UV_PYTHON_DOWNLOADS": "never",
+            "UV_NO_PROGRESS": "1",
+            "UV_LINK_MODE": "copy",
+        }
+
+
+@dataclass(frozen=True)
+class Poetry:
+    name: str = "poetry"
+
+    def install(
+        self,
+        workspace: Workspace,
+        index_url: str,
+        requirements: Sequence[str],
+        *,
+        hashes: Sequence[Distribution] = (),
+        options: Sequence[str] = (),
+        timeout_s: float = 120,
+    ) -> Result:
+        workspace.fresh_environment()
+        if not hashes:
+            locked = self.lock(workspace, index_url, requirements, timeout_s)
+            if not locked.succeeded:
+                return locked
+        command: list[str | Path] = [TOOLS / "bin" / "poetry", "install", "--no-root", "--no-interaction", "--no-ansi", *options]
+        return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
+
+    def lock(self, workspace: Workspace, index_url: str, requirements: Sequence[str], timeout_s: float = 120) -> Result:
+        """Write ``pyproject.toml`` and ``poetry.lock`` anew."""
+        (workspace.project / "poetry.lock").unlink(missing_ok=True)
+        (workspace.project / "pyproject.toml").write_text(
+            f'[project]\nname = "locked"\nversion = "1"\nrequires-python = ">=3.13,<4"\ndependencies = {json.dumps(list(requirements))}\n'
+            f'[tool.poetry]\npackage-mode = false\n[[tool.poetry.source]]\nname = "edge"\nurl = "{index_url}"\npriority = "primary"\n'
+        )
+        if not workspace.environment.exists():
+            workspace.fresh_environment()
+        command: list[str | Path] = [TOOLS / "bin" / "poetry", "lock", "--no-interaction", "--no-ansi"]
+        return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
+
+    def _variables(self, workspace: Workspace) -> dict[str, str]:
+        return {
+            "POETRY_CACHE_DIR": str(workspace.cache),
+            "POETRY_CONFIG_DIR": str(workspace.home / "poetry-config"),
+            "POETRY_DATA_DIR": str(workspace.home / "poetry-data"),
+            "POETRY_KEYRING_ENABLED": "false",
+            "POETRY_VIRTUALENVS_CREATE": "false",
+            "VIRTUAL_ENV": str(workspace.environment),
+            "PATH": f"{workspace.environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        }
+
+
+@dataclass(frozen=True)
+class Pdm:
+    name: str = "pdm"
+
+    def install(
+        self,
+        workspace: Workspace,
+        index_url: str,
+        requirements: Sequence[str],
+        *,
+        hashes: Sequence[Distribution] = (),
+        options: Sequence[str] = (),
+        timeout_s: float = 120,
+    ) -> Result:
+        workspace.fresh_environment()
+        if not hashes:
+            locked = self.lock(workspace, index_url, requirements, timeout_s)
+            if not locked.succeeded:
+                return locked
+        command: list[str | Path] = [TOOLS / "bin" / "pdm", "sync", "--no-self", *options]
+        return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
+
+    def lock(self, workspace: Workspace, index_url: str, requirements: Sequence[str], timeout_s: float = 120) -> Result:
+        """Write ``pyproject.toml`` and ``pdm.lock`` anew."""
+        (workspace.project / "pdm.lock").unlink(missing_ok=True)
+        (workspace.project / "pyproject.toml").write_text(
+            f'[project]\nname = "locked"\nversion = "1"\nrequires-python = ">=3.13,<4"\ndependencies = {json.dumps(list(requirements))}\n'
+            f'[tool.pdm]\ndistribution = false\n[[tool.pdm.source]]\nname = "pypi"\nurl = "{index_url}"\nverify_ssl = true\n'
+        )
+        if not workspace.environment.exists():
+            workspace.fresh_environment()
+        return workspace.run([TOOLS / "bin" / "pdm", "lock"], self._variables(workspace), workspace.project, timeout_s)
+
+    def _variables(self, workspace: Workspace) -> dict[str, str]:
+        return {
+            "PDM_CACHE_DIR": str(workspace.cache),
+            "PDM_CHECK_UPDATE": "false",
+            "PDM_IGNORE_SAVED_PYTHON": "1",
+            "PDM_LOG_DIR": str(workspace.home / "pdm-log"),
+            "PDM_NON_INTERACTIVE": "1",
+            "VIRTUAL_ENV": str(workspace.environment),
+        }
+
+
+PIP, UV, POETRY, PDM = Pip(), Uv(), Poetry(), Pdm()
+
+CLIENTS: Sequence[Client] = (PIP, UV, POETRY, PDM)
+
+
+@contextlib.contextmanager
+def workspace() -> Iterator[Workspace]:
+    """A workspace that is gone when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="client-") as directory:
+        yield Workspace(Path(directory))
