@@ -112,7 +112,23 @@ class Registry(Protocol):
         """
         ...
 
+    def headers(self, listing: Listing) -> Headers:
+        """Response header fields of the registry's own that go with a page (``X-PyPI-Last-Serial``)."""
+        ...
+
+    def amend(self, listing: Listing, keep: Mapping[str, Entry]) -> Listing:
+        """Put held entries (by file name) in place of what upstream now says of them; document and entries both."""
+        ...
+
+    def owners(self, listing: Listing) -> Mapping[str, tuple[str, str]]:
+        """``path -> (project, version)`` for the files, sidecars included, that ``resource`` alone would read otherwise."""
+        ...
+
     # -- versions and files
+
+    def version_of(self, page: Page) -> str | None:
+        """The version that a page is about, so that a verdict on it closes the page (a provenance); None for pages about all."""
+        ...
 
     def version_key(self, version: str) -> object | None:
         """A sort key in the kind's own order, comparable with others of the kind; None for a version outside its grammar."""

@@ -1,0 +1,418 @@
+"""Pages as a node holds them: fresh, stale, absent or never seen; revalidated by one flight each; restricted by policy.
+
+The order of things for a request, all in ``Pages.page``: what is held and fresh is the answer. What is held and stale is revalidated, but
+nobody waits longer than ``SLOW_S`` for that, and nobody waits at all while the source says it is not worth it. What
+is not held is waited for, within the source's own bounds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import trio
+
+from . import freshness
+from .catalog import Binding, Catalog, StoredAnswer
+from .errors import Corrupt, NotFound, Refused, Unavailable
+from .flights import Flight, Flights
+from .model import Allow, Clock, Digest, Entry, File, Listing, Page, Stamp, Validity
+from .policy.rules import Rule, judge, verdicts
+from .registries import Registry
+from .sources import Absent, Answer, Known, NotModified, Received, Source
+
+log = logging.getLogger("leeward.pages")
+
+SLOW_S = 1.0
+"""Stale-if-slow: how long a request waits for a revalidation while something usable is held. pip gives up after 15 s."""
+
+INSIST_S = 10.0
+"""A page confirmed less than this long ago is not asked for again because a client says ``no-cache``."""
+
+REMOVAL_CONFIRM_S = 60.0
+"""What is missing upstream is believed only when it is still missing this much later: CDN nodes disagree after a publish."""
+
+LARGE_BYTES = 64 * 1024
+"""Documents beyond this are parsed and edited in a worker thread."""
+
+MEMORY_BYTES = 128 * 1024 * 1024
+"""How much of documents stays parsed in memory, by their size as stored."""
+
+SIDECAR = ".metadata"
+
+
+@dataclass(frozen=True, slots=True)
+class PageView:
+    """A page ready to be written for a client. ``outcome`` is a label for metrics, ``cache_status`` the RFC 9211 member's parameters."""
+
+    listing: Listing
+    stamp: Stamp
+    validity: Validity
+    received_at: float
+    serial: int | None
+    outcome: str
+    cache_status: str
+
+    @property
+    def fresh(self) -> bool:
+        return self.outcome in ("hit", "miss", "revalidated", "collapsed")
+
+
+class HeldPage:
+    """One page in memory: the answer's facts, the listing as upstream means it, and the last view made of it."""
+
+    __slots__ = ("answer", "listing", "policy", "sidecars", "validity", "view", "weight")
+
+    def __init__(self, answer: StoredAnswer, listing: Listing | None) -> None:
+        self.weight = len(answer.document) + 2048
+        # The listing holds the document; the answer here is only its facts.
+        self.answer = replace(answer, document=b"")
+        self.listing = listing
+        self.view: Listing | None = None
+        self.sidecars: dict[str, Digest] | None = None
+        self.policy = -1
+        self.validity = Validity(answer.stamp.fresh_until)
+
+    def restamp(self, stamp: Stamp, received_at: float) -> None:
+        self.answer = replace(self.answer, stamp=stamp, received_at=received_at)
+        self.validity.fresh_until = stamp.fresh_until
+
+    def forget_view(self) -> None:
+        """What was rendered from the view must not be sent any more; a new view has a validity of its own."""
+        self.validity.valid = False
+        self.view = None
+
+
+type Refreshed = tuple[str, HeldPage]
+"""How a refresh ended (``"200"``, ``"304"``, ``"404"``) and what is held now."""
+
+
+class Pages:
+    """All pages of a node. ``event(kind, subject, detail)`` tells operators; ``rules`` are those in force."""
+
+    def __init__(
+        self,
+        registries: Mapping[str, Registry],
+        sources: Sequence[Source],
+        catalog: Catalog,
+        flights: Flights,
+        clock: Clock,
+        threads: trio.CapacityLimiter,
+        event: Callable[[str, str, str], Awaitable[None]],
+        *,
+        slow_s: float = SLOW_S,
+        removal_confirm_s: float = REMOVAL_CONFIRM_S,
+        memory_bytes: int = MEMORY_BYTES,
+    ) -> None:
+        self._registries = registries
+        self._sources = sources
+        self._catalog = catalog
+        self._flights = flights
+        self._clock = clock
+        self._threads = threads
+        self._event = event
+        self._slow_s = slow_s
+        self._removal_confirm_s = removal_confirm_s
+        self._memory_bytes = memory_bytes
+        self._held: OrderedDict[Page, HeldPage] = OrderedDict()
+        self._held_bytes = 0
+        self._loading: dict[Page, trio.Lock] = {}
+        self._rules: tuple[Rule, ...] = ()
+        self._policy = 0
+
+    # ---- policy
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return self._rules
+
+    def set_rules(self, rules: Sequence[Rule]) -> None:
+        """Put rules in force at once: every rendering made under the old ones is void when this returns."""
+        self._rules = tuple(rules)
+        self._policy += 1
+        for held in self._held.values():
+            held.forget_view()
+
+    # ---- asking
+
+    async def page(self, page: Page, *, insist: bool = False) -> PageView:
+        """Answer with a page as policy leaves it.
+
+        ``insist`` asks upstream even if the page is fresh, unless it was confirmed within ``INSIST_S``. Raises ``NotFound``,
+        ``Refused``, ``Unavailable`` or ``Corrupt``.
+        """
+        registry = self._registries[page.registry]
+        self._require_allowed(registry, page)
+        held = await self.held(page)
+        now = self._clock()
+        if held is None or freshness.judge(held.answer.stamp, now) == "dead":
+            return await self._cold(page)
+        fresh = freshness.judge(held.answer.stamp, now) == "fresh"
+        if fresh and not (insist and now - held.answer.received_at > INSIST_S):
+            return await self._view(held, "hit", "hit")
+        flight, joined = self._refresh(page)
+        if not any(source.available(page.registry, "page") for source in self._sources):
+            return await self._view(held, "stale", "hit; detail=upstream-down")
+        with trio.move_on_after(self._slow_s):
+            try:
+                how, held = await flight.wait_outcome()
+            except (Unavailable, Corrupt):
+                return await self._view(held, "stale", "hit; detail=upstream-down")
+            forwarded = f"fwd={'request' if fresh else 'stale'}; fwd-status={how}"
+            return await self._view(held, "revalidated", forwarded + ("; collapsed" if joined else ""))
+        return await self._view(held, "stale", "hit; detail=upstream-slow")
+
+    async def _cold(self, page: Page) -> PageView:
+        flight, joined = self._refresh(page)
+        _, held = await flight.wait_outcome()
+        status = "fwd=uri-miss; stored" + ("; collapsed" if joined else "")
+        return await self._view(held, "collapsed" if joined else "miss", status)
+
+    async def refresh(self, page: Page) -> str:
+        """Ask upstream now, whatever is held. Returns how it ended: ``"200"``, ``"304"``, ``"404"``; raises like ``page``."""
+        flight, _ = self._refresh(page)
+        how, _ = await flight.wait_outcome()
+        return how
+
+    def refresh_soon(self, held: HeldPage) -> None:
+        """Revalidate in the background if stale; whoever caused this does not wait."""
+        if freshness.judge(held.answer.stamp, self._clock()) != "fresh":
+            self._refresh(held.answer.page)
+
+    async def held(self, page: Page) -> HeldPage | None:
+        """What is held of a page, without asking upstream."""
+        held = self._held.get(page)
+        if held is not None:
+            self._held.move_to_end(page)
+            return held
+        lock = self._loading.setdefault(page, trio.Lock())
+        try:
+            async with lock:
+                # Re-check inside: whoever held the lock before has loaded it.
+                held = self._held.get(page)
+                if held is None:
+                    answer = await self._catalog.answer(page)
+                    # A refresh may have published and kept a newer one while the catalogue was read.
+                    held = self._held.get(page)
+                    if held is None and answer is not None:
+                        held = HeldPage(answer, await self._reread(answer))
+                        if page not in self._held:
+                            self._keep(held)
+                        held = self._held.get(page, held)
+                return held
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._loading.pop(page, None)
+
+    async def _reread(self, answer: StoredAnswer) -> Listing | None:
+        if answer.status != 200:
+            return None
+        registry = self._registries[answer.page.registry]
+        return await self._work(len(answer.document), lambda: registry.reread(answer.page, answer.document))
+
+    # ---- views
+
+    def _require_allowed(self, registry: Registry, page: Page) -> None:
+        version = registry.version_of(page)
+        if version is not None:
+            verdict = judge(self._rules, registry, page.project, version)
+            if not isinstance(verdict, Allow):
+                raise Refused(verdict)
+
+    async def _view(self, held: HeldPage, outcome: str, cache_status: str) -> PageView:
+        if held.answer.status != 200 or held.listing is None:
+            raise NotFound(f"{held.answer.page.project} does not exist upstream")
+        listing = held.listing
+        registry = self._registries[held.answer.page.registry]
+        while held.view is None or held.policy != self._policy:
+            policy, rules = self._policy, self._rules
+            if held.sidecars is None:
+                held.sidecars = await self._sidecars(held.answer.page)
+            sidecars = dict(held.sidecars)
+
+            def make(rules: tuple[Rule, ...] = rules, sidecars: dict[str, Digest] = sidecars) -> Listing:
+                enriched = registry.enrich(listing, sidecars) if sidecars else listing
+                verdict_of = verdicts(rules, registry, enriched)
+                return registry.restrict(enriched, verdict_of) if verdict_of else enriched
+
+            view = await self._work(held.weight, make)
+            # The rules or sidecars may have changed while a thread worked: then that view is already wrong.
+            if policy == self._policy and sidecars == held.sidecars:
+                held.view, held.policy = view, policy
+                if not held.validity.valid:
+                    held.validity = Validity(held.answer.stamp.fresh_until)
+        answer = held.answer
+        return PageView(
+            held.view, answer.stamp, held.validity, answer.received_at, answer.serial, outcome, cache_status
+        )
+
+    async def _sidecars(self, page: Page) -> dict[str, Digest]:
+        if page.view:
+            return {}
+        bindings = await self._catalog.bindings(page.registry, page.project)
+        return {b.file.filename.removesuffix(SIDECAR): b.digest for b in bindings if b.file.filename.endswith(SIDECAR)}
+
+    def sidecar_made(self, page: Page, filename: str, digest: Digest) -> None:
+        """A metadata sidecar of ``filename`` can be offered from now on."""
+        held = self._held.get(page)
+        if held is not None and held.sidecars is not None:
+            held.sidecars[filename] = digest
+            held.forget_view()
+
+    # ---- refreshing
+
+    def _refresh(self, page: Page) -> tuple[Flight[Refreshed], bool]:
+        async def job(_: Flight[Refreshed]) -> Refreshed:
+            return await self._fetch(page)
+
+        return self._flights.join(f"page {page.key}", job)
+
+    async def _fetch(self, page: Page) -> Refreshed:
+        held = await self.held(page)
+        known = None
+        if held is not None and held.listing is not None and held.answer.vanishing_since is None:
+            known = Known(held.answer.etag, held.answer.last_modified, held.answer.serial)
+        answer = await self._ask(page, known)
+        match answer:
+            case NotModified(stamp):
+                assert held is not None, "a 304 can only answer a condition"
+                return "304", await self._renew(held, stamp)
+            case Absent():
+                return "404", await self._absent(page, held, answer)
+            case Received():
+                return await self._received(page, held, answer)
+
+    async def _ask(self, page: Page, known: Known | None) -> Answer:
+        last: Unavailable | None = None
+        for source in self._sources:
+            try:
+                return await source.page(page, known)
+            except Unavailable as error:
+                last = error
+        raise last or Unavailable("no source is configured")
+
+    async def _renew(self, held: HeldPage, stamp: Stamp) -> HeldPage:
+        stamp = replace_revision(stamp, held.answer.stamp.revision)
+        now = self._clock()
+        await self._catalog.renew(held.answer.page, stamp, now)
+        held.restamp(stamp, now)
+        return held
+
+    async def _absent(self, page: Page, held: HeldPage | None, answer: Absent) -> HeldPage:
+        if held is not None and held.listing is not None:
+            waiting = await self._vanishing(held, f"the page answers {answer.status}")
+            if waiting is not None:
+                return waiting
+            await self._event("upstream-gone", page.key, f"upstream answers {answer.status}; its page is withdrawn")
+        stored = StoredAnswer(page, answer.status, b"", "", answer.stamp, self._clock())
+        return await self._publish(stored, None)
+
+    async def _vanishing(self, held: HeldPage, what: str) -> HeldPage | None:
+        """Something held is missing upstream. Returns what stays held until a second look confirms it; None once confirmed."""
+        now = self._clock()
+        since = held.answer.vanishing_since
+        if since is not None and now - since >= self._removal_confirm_s:
+            return None
+        if since is None:
+            since = now
+            log.warning("missing upstream, waiting for confirmation", extra={"page": held.answer.page.key, "what": what})
+        stamp = Stamp(since + self._removal_confirm_s, held.answer.stamp.stale_until, held.answer.stamp.revision)
+        listing = held.listing
+        stored = replace(held.answer, stamp=stamp, vanishing_since=since, document=listing.document if listing else b"")
+        return await self._publish(stored, listing)
+
+    async def _received(self, page: Page, held: HeldPage | None, answer: Received) -> Refreshed:
+        registry = self._registries[page.registry]
+        try:
+            listing = await self._work(
+                len(answer.body), lambda: registry.read(page, answer.body, answer.media_type, answer.url)
+            )
+        except ValueError as error:
+            await self._event("unparsable-page", page.key, str(error))
+            raise Corrupt(f"upstream sent something else than the page of {page.project}: {error}") from None
+        serial = listing.serial if listing.serial is not None else answer.serial
+        if held is not None and held.listing is not None:
+            old = held.listing
+            if serial is not None and held.answer.serial is not None and serial < held.answer.serial:
+                await self._event("serial-regression", page.key, f"serial {serial} after {held.answer.serial}")
+                return "304", await self._renew(held, answer.stamp)
+            if listing.document == old.document and held.answer.vanishing_since is None:
+                return "304", await self._renew(held, answer.stamp)
+            gone = [name for name in old.entries if name not in listing.entries]
+            if gone:
+                waiting = await self._vanishing(held, f"{len(gone)} files, {gone[0]} first")
+                if waiting is not None:
+                    return "200", waiting
+                await self._event("upstream-gone", page.key, f"{len(gone)} files left the page: {', '.join(gone[:20])}")
+        if page.view == "":
+            listing = await self._keep_bound(registry, page, held, listing)
+        stored = StoredAnswer(
+            page,
+            200,
+            listing.document,
+            answer.media_type,
+            answer.stamp,
+            self._clock(),
+            answer.etag,
+            answer.last_modified,
+            serial,
+        )
+        owners = await self._work(len(listing.document), lambda: registry.owners(listing))
+        if owners:
+            await self._catalog.record_owners(page.registry, owners)
+        return "200", await self._publish(stored, listing)
+
+    async def _keep_bound(self, registry: Registry, page: Page, held: HeldPage | None, listing: Listing) -> Listing:
+        """Keep what is held of files that upstream now publishes with another digest under a bound name: an alarm, not news."""
+        keep: dict[str, Entry] = {}
+        for binding in await self._catalog.bindings(page.registry, page.project):
+            entry = listing.entries.get(binding.file.filename)
+            if entry is None or not _contradicts(entry, binding):
+                continue
+            await self._event("rebound", binding.file.key, f"bound to {binding.digest}, now published as {entry.digests}")
+            before = held.listing.entries.get(entry.file.filename) if held is not None and held.listing is not None else None
+            keep[entry.file.filename] = before if before is not None else _entry_of(binding, entry)
+        return await self._work(len(listing.document), lambda: registry.amend(listing, keep)) if keep else listing
+
+    async def _publish(self, stored: StoredAnswer, listing: Listing | None) -> HeldPage:
+        revision = await self._catalog.publish(stored)
+        stored = replace(stored, stamp=replace_revision(stored.stamp, revision))
+        held = HeldPage(stored, listing)
+        before = self._held.pop(stored.page, None)
+        if before is not None:
+            self._held_bytes -= before.weight
+            before.forget_view()
+        self._keep(held)
+        return held
+
+    def _keep(self, held: HeldPage) -> None:
+        self._held[held.answer.page] = held
+        self._held_bytes += held.weight
+        while self._held_bytes > self._memory_bytes and len(self._held) > 1:
+            _, dropped = self._held.popitem(last=False)
+            self._held_bytes -= dropped.weight
+            # Its renderings can no longer be told to change, so they must not live on.
+            dropped.forget_view()
+
+    async def _work[T](self, size_bytes: int, work: Callable[[], T]) -> T:
+        if size_bytes <= LARGE_BYTES:
+            return work()
+        return await trio.to_thread.run_sync(work, limiter=self._threads)
+
+
+def replace_revision(stamp: Stamp, revision: int) -> Stamp:
+    return Stamp(stamp.fresh_until, stamp.stale_until, revision)
+
+
+def _contradicts(entry: Entry, binding: Binding) -> bool:
+    """Whether ``entry`` publishes another digest than the bound one, by any algorithm both name."""
+    bound = {d.algorithm: d for d in (binding.digest, *binding.aliases)}
+    return any(d.algorithm in bound and bound[d.algorithm] != d for d in entry.digests)
+
+
+def _entry_of(binding: Binding, seen: Entry) -> Entry:
+    """An entry for a bound file whose own listing is no longer held: the bound digests, nothing that the new bytes brought."""
+    file: File = binding.file
+    return Entry(file, seen.url, (binding.digest, *binding.aliases), binding.size, seen.published, seen.yanked)

@@ -1,0 +1,325 @@
+"""The stages themselves, and ``synchronize``, which walks them inside a flight."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import trio
+
+from ..blobs import BlobStore, Spool
+from ..catalog import Binding, Catalog
+from ..errors import Corrupt, NotFound, Refused, Unavailable
+from ..flights import Flight
+from ..model import STRONG, Allow, Clock, Digest, Entry, File, Verdict
+from ..registries import Registry
+from ..registries.wheels import check_archive, extract_metadata
+from ..sources import FileHead, Source
+from .release import Release, choose, releasable
+from .stages import Assembled, Decided, Initialized, Parsed, Retrieved, Scanned, Stored
+
+log = logging.getLogger("leeward.synchronize")
+
+RESUMES = 2
+"""How often a broken transfer is taken up again where it broke."""
+
+BUFFER_BYTES = 2 * 1024 * 1024
+"""How much may wait between the network and the spool; then upstream is not read until the spool caught up."""
+
+METADATA_LIMIT_BYTES = 10 * 1024 * 1024
+"""Larger METADATA is not offered as a sidecar."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What synchronizing needs. ``judge`` is asked at the start and again at the end; ``event(kind, subject, detail)`` tells operators."""
+
+    sources: Sequence[Source]
+    blobs: BlobStore
+    catalog: Catalog
+    judge: Callable[[File], Verdict]
+    event: Callable[[str, str, str], Awaitable[None]]
+    clock: Clock
+    threads: trio.CapacityLimiter
+
+
+async def synchronize(flight: Flight[Stored], bench: Workbench, registry: Registry, file: File, entry: Entry) -> Stored:
+    """Bring one file in. Runs as a flight's job: readers follow ``flight`` meanwhile.
+
+    Raises ``Refused``, ``NotFound``, ``Unavailable`` or ``Corrupt``; then nothing was stored and no client got a usable file.
+    """
+    spools: list[Spool] = []
+    try:
+        initialized = initialize(bench, registry, file, entry)
+        retrieved = await retrieve(flight, bench, initialized, spools)
+        assembled = await assemble(bench, retrieved)
+        scanned = await scan(bench, assembled)
+        parsed = await parse(bench, scanned)
+        decided = decide(bench, parsed)
+        flight.advance(retrieved.spool.written, retrieved.spool.written)
+        return await store(bench, decided)
+    finally:
+        # A cancelled or failed flight must not leave its temporary behind. Discarding an adopted spool is a no-op; the
+        # shield is bounded by one unlink.
+        with trio.CancelScope(shield=True):
+            for spool in spools:
+                await spool.discard()
+
+
+def initialize(bench: Workbench, registry: Registry, file: File, entry: Entry) -> Initialized:
+    """Check that it may be fetched at all."""
+    _require(bench.judge(file))
+    return Initialized(registry, file, entry)
+
+
+async def retrieve(
+    flight: Flight[Stored], bench: Workbench, initialized: Initialized, spools: list[Spool]
+) -> Retrieved:
+    """Fetch the bytes into a spool, from the first source that has them, resuming a broken transfer where it broke.
+
+    A resumed body may come from another source: the digest over the whole covers mixing, which is why a file without a proven
+    digest is resumed only under the validator it began with.
+    """
+    last: Exception | None = None
+    for source in bench.sources:
+        try:
+            return await _retrieve_from(source, flight, bench, initialized, spools)
+        except (Unavailable, NotFound) as error:
+            if spools:
+                raise
+            last = last if isinstance(error, NotFound) and isinstance(last, Unavailable) else error
+    raise last or Unavailable("no source is configured")
+
+
+async def _retrieve_from(
+    source: Source, flight: Flight[Stored], bench: Workbench, initialized: Initialized, spools: list[Spool]
+) -> Retrieved:
+    file, entry = initialized.file, initialized.entry
+    transfer: _Transfer | None = None
+    for attempt in range(RESUMES + 1):
+        start = transfer.spool.written if transfer else 0
+        validator = transfer.head.validator if transfer else None
+        try:
+            async with source.file(file, entry, start, validator) as stream:
+                if transfer is None:
+                    size = _agreed_size(file, entry, stream.head)
+                    algorithms = sorted({d.algorithm for d in (*entry.digests, *stream.head.digests)} - {"sha256"})
+                    spool = await bench.blobs.spool(algorithms, size)
+                    spools.append(spool)
+                    flight.began(spool.fileno(), size)
+                    release = choose(entry, size, streams=initialized.registry.strict(file))
+                    transfer = _Transfer(flight, spool, stream.head, size, release)
+                elif transfer.size is not None and stream.head.size not in (None, transfer.size):
+                    raise Corrupt(f"{file.filename} changed its size while it was fetched", transfer.size, stream.head.size)
+                await transfer.pump(stream.chunks, skip=transfer.spool.written - stream.head.start)
+                break
+        except Unavailable:
+            resumable = transfer is not None and (transfer.head.validator is not None or _proven(entry.digests))
+            if not resumable or attempt == RESUMES:
+                raise
+            log.info("transfer broke, resuming", extra={"file": file.filename, "at": start})
+    assert transfer is not None
+    if transfer.size is not None and transfer.spool.written != transfer.size:
+        raise Corrupt(f"{file.filename} ended after {transfer.spool.written} bytes", transfer.size, transfer.spool.written)
+    if transfer.size is None:
+        flight.resized(transfer.spool.written)
+    return Retrieved(initialized, transfer.spool, transfer.head.media_type, transfer.head.digests)
+
+
+def _agreed_size(file: File, entry: Entry, head: FileHead) -> int | None:
+    if entry.size is not None and head.size is not None and entry.size != head.size:
+        raise Corrupt(f"{file.filename} has another size than its listing says", entry.size, head.size)
+    return head.size if head.size is not None else entry.size
+
+
+class _Transfer:
+    """Moves chunks from the network to the spool. The network is read on while a thread writes and hashes, up to a bound."""
+
+    def __init__(self, flight: Flight[Stored], spool: Spool, head: FileHead, size: int | None, release: Release) -> None:
+        self.flight = flight
+        self.spool = spool
+        self.head = head
+        self.size = size
+        self.release = release
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
+        self._ended = False
+        self._failure: Unavailable | Corrupt | None = None
+        self._moved = trio.lowlevel.ParkingLot()
+
+    async def pump(self, chunks: AsyncIterator[bytes], skip: int) -> None:
+        """Write ``chunks`` to the spool, leaving out the first ``skip`` bytes (a source that ignored the range sends them again).
+
+        Raises what broke: the network's ``Unavailable`` or ``Corrupt``, or the spool's. What arrived before a break is kept.
+        """
+        self._ended = False
+        self._failure = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write, nursery.cancel_scope)
+            try:
+                async for chunk in chunks:
+                    piece = chunk
+                    if skip > 0:
+                        piece, skip = chunk[skip:], max(0, skip - len(chunk))
+                    if piece:
+                        await self._put(piece)
+            except (Unavailable, Corrupt) as error:
+                self._failure = error
+            self._ended = True
+            self._moved.unpark_all()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _put(self, piece: bytes) -> None:
+        while self._waiting_bytes >= BUFFER_BYTES:
+            await self._moved.park()
+        self._waiting.append(piece)
+        self._waiting_bytes += len(piece)
+        self._moved.unpark_all()
+
+    async def _write(self, reading: trio.CancelScope) -> None:
+        while True:
+            if self._waiting:
+                batch, self._waiting, self._waiting_bytes = b"".join(self._waiting), [], 0
+                self._moved.unpark_all()
+                try:
+                    if self.size is not None and self.spool.written + len(batch) > self.size:
+                        raise Corrupt("upstream sent more bytes than it announced", self.size)
+                    await self.spool.write(batch)
+                except (Unavailable, Corrupt) as error:
+                    self._failure = error
+                    reading.cancel()
+                    return
+                self.flight.advance(self.spool.written, releasable(self.release, self.spool.written, self.size))
+            elif self._ended:
+                return
+            else:
+                await self._moved.park()
+
+
+def _proven(digests: Sequence[Digest]) -> bool:
+    return any(d.algorithm in STRONG for d in digests)
+
+
+async def assemble(bench: Workbench, retrieved: Retrieved) -> Assembled:
+    """Compare size and every published digest with what came. All must agree."""
+    file, entry, spool = retrieved.initialized.file, retrieved.initialized.entry, retrieved.spool
+    if entry.size is not None and entry.size != spool.written:
+        raise Corrupt(f"{file.filename} has another size than its listing says", entry.size, spool.written)
+    expected = (*entry.digests, *retrieved.digests)
+    for digest in expected:
+        actual = spool.digest(digest.algorithm)
+        if actual != digest:
+            await bench.event("digest-mismatch", file.key, f"expected {digest}, upstream sent {actual}")
+            raise Corrupt(f"{file.filename}: upstream sent bytes with another {digest.algorithm} digest", digest, actual)
+    aliases = tuple(sorted({d for d in expected if d.algorithm != "sha256"}))
+    return Assembled(retrieved, spool.digest("sha256"), aliases, _proven(expected))
+
+
+async def scan(bench: Workbench, assembled: Assembled) -> Scanned:
+    """Look through the archive. An odd one whose digest is proven is what its author published: noted, not refused."""
+    spool, file = assembled.retrieved.spool, assembled.retrieved.initialized.file
+    oddity = await trio.to_thread.run_sync(_check_archive, spool.fileno(), file.filename, limiter=bench.threads)
+    if oddity:
+        await bench.event("odd-archive", file.key, oddity)
+        if not assembled.proven:
+            raise Corrupt(f"{file.filename} is not a sound archive: {oddity}")
+    return Scanned(assembled, oddity)
+
+
+def _check_archive(fd: int, filename: str) -> str:
+    # A descriptor opened anew has an offset of its own; ``dup`` would share it with the spool's writer and the followers.
+    with open(f"/proc/self/fd/{fd}", "rb") as f:
+        try:
+            check_archive(f, filename)
+        except ValueError as error:
+            return str(error)
+    return ""
+
+
+async def parse(bench: Workbench, scanned: Scanned) -> Parsed:
+    """Read the wheel's own METADATA; compare it with the published sidecar's digest, since both must be the same bytes (PEP 658)."""
+    spool, initialized = scanned.assembled.retrieved.spool, scanned.assembled.retrieved.initialized
+    file, entry = initialized.file, initialized.entry
+    if scanned.oddity:
+        return Parsed(scanned, None)
+    metadata = await trio.to_thread.run_sync(
+        _read_metadata, spool.fileno(), spool.written, file.filename, limiter=bench.threads
+    )
+    if metadata is not None and entry.sidecar:
+        for digest in entry.sidecar:
+            if digest.algorithm == "sha256" and _sha256(metadata) != digest:
+                await bench.event("metadata-mismatch", file.key, f"the wheel's METADATA is not the published sidecar {digest}")
+    return Parsed(scanned, metadata)
+
+
+def _read_metadata(fd: int, size: int, filename: str) -> bytes | None:
+    try:
+        found = extract_metadata(lambda start, length: os.pread(fd, length, start), size, filename)
+    except ValueError as error:
+        log.info("no metadata could be read", extra={"file": filename, "why": str(error)})
+        return None
+    return found if found is not None and len(found) <= METADATA_LIMIT_BYTES else None
+
+
+def _sha256(data: bytes) -> Digest:
+    return Digest("sha256", hashlib.sha256(data).hexdigest())
+
+
+def decide(bench: Workbench, parsed: Parsed) -> Decided:
+    """Judge again: the rules may have changed while the bytes came."""
+    verdict = bench.judge(parsed.scanned.assembled.retrieved.initialized.file)
+    _require(verdict)
+    return Decided(parsed, verdict)
+
+
+def _require(verdict: Verdict) -> None:
+    if not isinstance(verdict, Allow):
+        raise Refused(verdict)
+
+
+async def store(bench: Workbench, decided: Decided) -> Stored:
+    """Adopt the spool and bind the name. Clients have the bytes already; a store without room costs them nothing."""
+    parsed = decided.parsed
+    assembled = parsed.scanned.assembled
+    retrieved = assembled.retrieved
+    file = retrieved.initialized.file
+    binding = Binding(
+        file, assembled.digest, retrieved.spool.written, bench.clock(), assembled.aliases, retrieved.media_type
+    )
+    if not retrieved.spool.durable:
+        return Stored(binding, kept=False)
+    try:
+        await bench.blobs.adopt(retrieved.spool, assembled.digest)
+        await bench.catalog.bind(binding)
+    except Unavailable as error:
+        await bench.event("not-stored", file.key, str(error))
+        return Stored(binding, kept=False)
+    sidecar = None
+    if parsed.metadata is not None and retrieved.initialized.entry.sidecar is None:
+        sidecar = await _store_sidecar(bench, file, parsed.metadata)
+    return Stored(binding, kept=True, sidecar=sidecar)
+
+
+async def _store_sidecar(bench: Workbench, file: File, metadata: bytes) -> Binding | None:
+    """Offer METADATA beside a wheel whose upstream does not: resolvers then need not fetch the wheel."""
+    digest = _sha256(metadata)
+    named = File(file.registry, file.project, file.version, file.filename + ".metadata", file.path + ".metadata")
+    binding = Binding(named, digest, len(metadata), bench.clock(), (), "application/octet-stream")
+    try:
+        spool = await bench.blobs.spool((), len(metadata))
+        try:
+            await spool.write(metadata)
+            if not spool.durable:
+                return None
+            await bench.blobs.adopt(spool, digest)
+        finally:
+            await spool.discard()
+        await bench.catalog.bind(binding)
+    except (Unavailable, Corrupt) as error:
+        log.warning("no metadata sidecar made", extra={"file": file.filename, "why": str(error)})
+        return None
+    return binding

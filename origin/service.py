@@ -1,0 +1,330 @@
+"""What a node does, whatever its sources and faces: pages and files, rules, house-keeping, and answers to operators.
+
+Exactly one per node. ``pages.py`` and ``files.py`` hold the two halves; here they are joined with the store and the rules, and here are the
+commands that an operator's socket offers: ``refresh``, ``why``, ``verify``, ``gc``, ``status``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import trio
+
+from .access import AccessLog
+from .blobs import BlobStore
+from .catalog import Catalog, Event
+from .errors import Corrupt, NotFound, Unavailable
+from .files import Delivery, Files
+from .flights import Flights
+from .metrics import Metrics
+from .model import Clock, File, Hold, Page, Refuse
+from .pages import Pages, PageView
+from .policy.purls import parse_purl
+from .policy.rules import Rule, judge
+from .registries import Registry
+from .sources import Source
+
+log = logging.getLogger("leeward.service")
+
+HOUSEKEEPING_S = 2.0
+"""How often uses and accesses are written down and the store's size is looked at."""
+
+ADOPTION_S = 2.0
+"""The longest time between a blob's rename and its row that gc allows for."""
+
+STATES = ("normal", "pressure", "no-admit", "read-only")
+
+type Progress = Callable[[dict[str, object]], Awaitable[None]]
+
+
+class Service:
+    """One node's service. ``run`` owns its background work; everything else may be called from any task meanwhile."""
+
+    def __init__(
+        self,
+        registries: Mapping[str, Registry],
+        sources: Sequence[Source],
+        blobs: BlobStore,
+        catalog: Catalog,
+        flights: Flights,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        serve_removed: frozenset[str] = frozenset(),
+        slow_s: float = 1.0,
+        removal_confirm_s: float = 60.0,
+    ) -> None:
+        self.registries = registries
+        self.metrics = metrics
+        self.clock = clock
+        self._blobs = blobs
+        self._catalog = catalog
+        self._flights = flights
+        self._purging = trio.Lock()
+        # Worker threads for parsing and hashing: as many as can run beside the event loop's own.
+        threads = trio.CapacityLimiter(4)
+        self.accesses = AccessLog(catalog, metrics)
+        self._pages = Pages(
+            registries,
+            sources,
+            catalog,
+            flights,
+            clock,
+            threads,
+            self._event,
+            slow_s=slow_s,
+            removal_confirm_s=removal_confirm_s,
+        )
+        self._files = Files(
+            registries,
+            self._pages,
+            sources,
+            blobs,
+            catalog,
+            flights,
+            clock,
+            threads,
+            self._event,
+            serve_removed=serve_removed,
+        )
+
+    # ---- for the faces
+
+    async def page(self, page: Page, *, insist: bool = False) -> PageView:
+        """See ``Pages.page``."""
+        return await self._pages.page(page, insist=insist)
+
+    async def deliver(self, file: File, *, hold_s: float) -> Delivery:
+        """See ``Files.deliver``."""
+        return await self._files.deliver(file, hold_s=hold_s)
+
+    async def canonical_path(self, file: File) -> str:
+        """The path under which a file that was asked for by name alone is offered. Raises like ``deliver``."""
+        return (await self._files.resolve(file)).file.path
+
+    async def projects(self, registry: str) -> Sequence[str]:
+        """The projects held of an instance, sorted."""
+        return await self._catalog.projects(registry)
+
+    def set_rules(self, rules: Sequence[Rule]) -> None:
+        """Put rules in force, at once and on every path."""
+        self._pages.set_rules(rules)
+        self.metrics.rules.set(len(rules))
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        return self._pages.rules
+
+    async def _event(self, kind: str, subject: str, detail: str) -> None:
+        log.warning("%s: %s", kind, detail, extra={"subject": subject})
+        self.metrics.events.labels(kind).inc()
+        try:
+            await self._catalog.record_event(Event(self.clock(), kind, subject, detail))
+        except Unavailable as error:
+            log.error("the event could not be recorded: %s", error)
+
+    # ---- house-keeping
+
+    async def run(self) -> None:
+        """Keep house until cancelled; then write down what is still in memory (bounded: 5 s)."""
+        try:
+            while True:
+                await trio.sleep(HOUSEKEEPING_S)
+                await self.keep_house()
+        finally:
+            # Shielded so that a stop does not lose the last accesses and uses; bounded by 5 s.
+            with trio.move_on_after(5, shield=True):
+                await self._write_down()
+
+    async def keep_house(self) -> None:
+        """Write down uses and accesses, evict what is over the limit, show the store's state."""
+        try:
+            await self._write_down()
+            await self.evict()
+            self.metrics.held_bytes.set(await self._catalog.held_bytes())
+        except Unavailable as error:
+            log.warning("house-keeping put off: %s", error)
+        state = self._blobs.state()
+        for known in STATES:
+            self.metrics.store_state.labels(known).set(known == state)
+
+    async def _write_down(self) -> None:
+        await self._files.flush_uses()
+        await self.accesses.flush()
+
+    async def evict(self) -> int:
+        """Delete the least recently used blobs until the store is back at ``normal``; returns how many bytes were freed."""
+        need = self._blobs.pressure_bytes()
+        if need <= 0:
+            return 0
+        freed = 0
+        async with self._purging:
+            for digest, size in await self._catalog.victims(need):
+                # The row goes first: a crash in between leaves an unreferenced blob for gc, never a row without its blob.
+                await self._catalog.drop(digest)
+                await self._blobs.delete(digest)
+                freed += size
+        self.metrics.evicted_bytes.inc(freed)
+        log.info("evicted %d bytes", freed)
+        return freed
+
+    # ---- for operators
+
+    def commands(self) -> dict[str, Callable[[dict[str, object], Progress], Awaitable[object]]]:
+        """The commands of the operator's socket, by name."""
+        return {
+            "refresh": self._refresh_command,
+            "why": self._why_command,
+            "verify": self._verify_command,
+            "gc": self._gc_command,
+            "status": self._status_command,
+        }
+
+    def _instances(self, kind: str, project: str) -> list[tuple[Registry, str]]:
+        found = [(r, r.normalise(project)) for r in self.registries.values() if r.kind == kind]
+        if not found:
+            raise ValueError(f"no registry of kind {kind!r} is configured here")
+        return found
+
+    async def _refresh_command(self, arguments: dict[str, object], progress: Progress) -> object:
+        purl = str(arguments.get("purl", ""))
+        kind, project, _ = parse_purl(purl)
+        pages: list[dict[str, object]] = []
+        for registry, name in self._instances(kind, project):
+            page = Page(registry.name, name)
+            await progress({"page": page.key})
+            try:
+                outcome = await self._pages.refresh(page)
+            except (Unavailable, Corrupt, NotFound) as error:
+                outcome = f"failed: {error}"
+            pages.append({"page": page.key, "outcome": outcome})
+        return {"purl": purl, "pages": pages}
+
+    async def _why_command(self, arguments: dict[str, object], _: Progress) -> object:
+        return await self.why(str(arguments.get("purl", "")))
+
+    async def why(self, purl: str) -> dict[str, object]:
+        """Explain what this node would do with a project or version, without asking upstream. ``ValueError`` for a bad purl."""
+        kind, project, version = parse_purl(purl)
+        answers = [await self._why(registry, name, version) for registry, name in self._instances(kind, project)]
+        return {"purl": purl, **answers[0], "instances": answers} if len(answers) > 1 else {"purl": purl, **answers[0]}
+
+    async def _why(self, registry: Registry, project: str, version: str | None) -> dict[str, object]:
+        page = Page(registry.name, project)
+        held = await self._pages.held(page)
+        files: list[dict[str, object]] = []
+        for binding in await self._catalog.bindings(registry.name, project):
+            if version is None or _same_version(registry, binding.file.version, version):
+                files.append(
+                    {
+                        "file": binding.file.filename,
+                        "version": binding.file.version,
+                        "digest": str(binding.digest),
+                        "size": binding.size,
+                        "bound_at": _time(binding.bound_at),
+                        "held": await self._catalog.held(binding.digest) is not None,
+                    }
+                )
+        verdict = judge(self.rules, registry, project, version) if version is not None else None
+        refused = sorted(held.view.restrictions) if held is not None and held.view is not None else []
+        events = await self._catalog.events(20, subject=f"{registry.name}:{project}:")
+        first = files[0] if files else {}
+        return {
+            "instance": registry.name,
+            "project": project,
+            "version": version,
+            "verdict": "refuse" if isinstance(verdict, Refuse) else "hold" if isinstance(verdict, Hold) else "allow",
+            "reason": verdict.reason if isinstance(verdict, Refuse | Hold) else "",
+            "rule": verdict.rule if isinstance(verdict, Refuse | Hold) else "",
+            "held": any(f["held"] for f in files),
+            "digest": first.get("digest"),
+            "size": first.get("size"),
+            "bound_at": first.get("bound_at"),
+            "files": files,
+            "refused_versions": refused,
+            "page": None
+            if held is None
+            else {
+                "state": "absent" if held.listing is None else "fresh" if held.validity.fresh_until > self.clock() else "stale",
+                "fresh_until": _time(held.answer.stamp.fresh_until),
+                "received_at": _time(held.answer.received_at),
+                "revision": held.answer.stamp.revision,
+                "files": len(held.listing.entries) if held.listing is not None else 0,
+            },
+            "events": [{"at": _time(e.at), "kind": e.kind, "subject": e.subject, "detail": e.detail} for e in events],
+        }
+
+    async def _verify_command(self, _: dict[str, object], progress: Progress) -> object:
+        return await self.verify(progress)
+
+    async def verify(self, progress: Progress) -> dict[str, object]:
+        """Hash every held blob again. A bad one goes to quarantine and is fetched again when it is next asked for."""
+        holdings = await self._catalog.holdings()
+        bad: list[str] = []
+        missing: list[str] = []
+        seen_bytes = 0
+        for done, (digest, size) in enumerate(holdings):
+            if await self._blobs.verify(digest):
+                seen_bytes += size
+            elif await self._blobs.size(digest) is None:
+                # It may have been evicted since the list was made: then nothing is wrong.
+                if await self._catalog.held(digest) is not None:
+                    missing.append(str(digest))
+                    await self._event("blob-missing", str(digest), "the catalogue holds it, the store does not")
+                    await self._catalog.drop(digest)
+            else:
+                bad.append(str(digest))
+                await self._event("blob-damaged", str(digest), "its bytes do not match its name; put in quarantine")
+                await self._catalog.drop(digest)
+                await self._blobs.quarantine(digest)
+            await progress({"done": done + 1, "total": len(holdings), "bytes": seen_bytes})
+        return {"checked": len(holdings), "bad": bad, "missing": missing, "bytes": seen_bytes}
+
+    async def _gc_command(self, arguments: dict[str, object], progress: Progress) -> object:
+        return await self.gc(progress, dry_run=bool(arguments.get("dry_run", False)))
+
+    async def gc(self, progress: Progress, *, dry_run: bool) -> dict[str, object]:
+        """Delete blobs that no row holds, and temporaries nobody writes; evict what is over the limit."""
+        blobs = size_bytes = temporaries = 0
+        unheld = [digest async for digest in self._blobs.digests() if await self._catalog.held(digest) is None]
+        if unheld:
+            # A blob becomes visible a moment before its row: what is still without one after this long is garbage.
+            await trio.sleep(ADOPTION_S)
+        async with self._purging:
+            for digest in unheld:
+                if await self._catalog.held(digest) is None:
+                    size_bytes += await self._blobs.size(digest) or 0
+                    blobs += 1
+                    if not dry_run:
+                        await self._blobs.delete(digest)
+                    await progress({"blobs": blobs, "bytes": size_bytes})
+        if not dry_run:
+            temporaries = await self._blobs.sweep()
+            size_bytes += await self.evict()
+        return {"blobs": blobs, "bytes": size_bytes, "temporaries": temporaries, "dry_run": dry_run}
+
+    async def _status_command(self, _: dict[str, object], __: Progress) -> object:
+        return {
+            "registries": {
+                r.name: {"kind": r.kind, "upstream": r.upstream, "projects": len(await self._catalog.projects(r.name))}
+                for r in self.registries.values()
+            },
+            "store": {"state": self._blobs.state(), "bytes": await self._catalog.held_bytes()},
+            "flights": self._flights.statistics(),
+            "rules": [{"name": rule.name, "reason": rule.reason} for rule in self.rules],
+            "events": [
+                {"at": _time(e.at), "kind": e.kind, "subject": e.subject, "detail": e.detail}
+                for e in await self._catalog.events(10)
+            ],
+        }
+
+
+def _time(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _same_version(registry: Registry, one: str, other: str) -> bool:
+    key = registry.version_key(one)
+    return one == other or (key is not None and key == registry.version_key(other))
