@@ -51,3 +51,10 @@ class Rebound(Corrupt):
         super().__init__(f"{name} is bound to {bound} and was now seen as {seen}", bound, seen)
         self.bound = bound
         self.seen = seen
+
+
+class Unusable(Exception):
+    """What is kept on this machine cannot be used as it is: locked, damaged, or written by a newer Leeward.
+
+    Stops a start. The message is one sentence for the operator, naming the path and what to do.
+    """
