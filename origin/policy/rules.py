@@ -1,0 +1,181 @@
+"""Rules: parsed from settings, matched against releases, judged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, Protocol, cast
+
+from ..model import ALLOW, Listing, Refuse, Verdict
+from . import purls
+
+type Comparator = Literal["==", "!=", "<", "<=", ">", ">="]
+
+_KEYS = ("name", "match", "action", "reason")
+_COMPARISON = re.compile(r"(===?|!=|<=|>=|<|>|=)?\s*(.*)", re.DOTALL)
+_UNSUPPORTED = re.compile(r"[~^*|\s,]")
+
+
+class Versions(Protocol):
+    """What of a registry judging needs; ``registries.Registry`` has it."""
+
+    @property
+    def kind(self) -> str: ...
+    def version_key(self, version: str) -> object | None: ...
+    def same_but_local(self, version: str) -> str: ...
+    def normalise(self, project: str) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which releases a rule is about: a kind, a name with ``*`` for any run of characters, and comparisons that must all hold (none: any version)."""
+
+    kind: str
+    name: str
+    spec: tuple[tuple[Comparator, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One of ``[[rules]]``. ``reason`` is the operator's sentence for whoever is refused."""
+
+    name: str
+    match: Match
+    action: Literal["refuse"]
+    reason: str
+
+
+def parse_rule(table: Mapping[str, Any]) -> Rule:
+    """Make a rule of its settings. Raises ``ValueError`` with a sentence that names the rule and what is wrong with it."""
+    name = table.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError("a rule has no name")
+    if unknown := sorted(set(table) - set(_KEYS)):
+        raise ValueError(f"rule {name!r} has an unknown key {unknown[0]!r}; known: {', '.join(_KEYS)}")
+    match = table.get("match")
+    if not isinstance(match, str):
+        raise ValueError(f'rule {name!r} has no match, such as match = "pkg:pypi/evil@>=1,<2"')
+    action = table.get("action")
+    if action != "refuse":
+        raise ValueError(f"rule {name!r} has the unknown action {action!r}; known: refuse")
+    reason = table.get("reason", "")
+    if not isinstance(reason, str):
+        raise ValueError(f"rule {name!r} has a reason that is no text")
+    try:
+        return Rule(name, parse_match(match), "refuse", reason.strip() or f"refused by the rule {name}")
+    except ValueError as error:
+        raise ValueError(f"rule {name!r}: {error}") from None
+
+
+def parse_match(text: str) -> Match:
+    """Parse ``pkg:<kind>/<name>[@<spec>]``. Raises ``ValueError`` with a sentence."""
+    kind, name, spec = purls.split(text.strip())
+    if spec is None:
+        return Match(kind, name)
+    comparisons = []
+    for part in spec.split(","):
+        found = _COMPARISON.fullmatch(part.strip())
+        assert found is not None  # the expression takes any text
+        comparator, version = found[1] or "==", found[2].strip()
+        if comparator not in ("==", "!=", "<", "<=", ">", ">="):
+            raise ValueError(f"{comparator!r} is no comparison; use ==, !=, <, <=, > or >=")
+        if not version or _UNSUPPORTED.search(version):
+            raise ValueError(f"{part.strip()[:64]!r} is no version or comparison; write an exact version, or >=1,<2 and the like")
+        comparisons.append((cast("Comparator", comparator), version))
+    return Match(kind, name, tuple(comparisons))
+
+
+def judge(rules: Iterable[Rule], registry: Versions, project: str, version: str) -> Verdict:
+    """Say whether a release may be served. ``version`` is as in ``File.version``; "" (unknown) is matched by any rule on the project."""
+    for rule in rules:
+        if _names(rule.match, registry, project) and _covers(rule.match, registry, version):
+            return Refuse(rule.reason, rule.name)
+    return ALLOW
+
+
+def judge_page(rules: Iterable[Rule], registry: Versions, project: str) -> Refuse | None:
+    """Say whether a project's page as a whole is refused.
+
+    Never for PyPI, where refused versions stay listed, yanked with the reason: that is how its clients show it. Elsewhere by a
+    rule that names the project without a version.
+    """
+    if registry.kind == "pypi":
+        return None
+    for rule in rules:
+        if not rule.match.spec and _names(rule.match, registry, project):
+            return Refuse(rule.reason, rule.name)
+    return None
+
+
+def verdicts(rules: Sequence[Rule], registry: Versions, listing: Listing) -> dict[str, Verdict]:
+    """The verdict on each version listed that is not simply allowed, by ``Entry.file.version``."""
+    project = listing.page.project
+    about = [rule for rule in rules if _names(rule.match, registry, project)]
+    if not about:
+        return {}
+    found: dict[str, Verdict] = {}
+    for version in {entry.file.version for entry in listing.entries.values()}:
+        verdict = judge(about, registry, project, version)
+        if verdict is not ALLOW:
+            found[version] = verdict
+    return found
+
+
+def _names(match: Match, registry: Versions, project: str) -> bool:
+    return match.kind == registry.kind and _pattern(match.name, match.kind, registry.normalise)(project)
+
+
+@lru_cache(4096)
+def _pattern(name: str, kind: str, normalise: Callable[[str], str]) -> Callable[[str], bool]:
+    """A predicate over normalised project names."""
+    if "*" not in name:
+        try:
+            wanted = normalise(name)
+        except ValueError:
+            # A name that no project can have: kept, so that a rule for a kind whose grammar is stricter than the writer knew does no harm.
+            wanted = name
+        return wanted.__eq__
+    if kind == "pypi":
+        # PEP 503 for the pieces between the stars; the ends of a whole name's grammar do not hold for a piece.
+        name = re.sub(r"[-_.]+", "-", name).lower()
+    expression = re.compile(".*".join(re.escape(piece) for piece in name.split("*")), re.DOTALL)
+    return lambda project: expression.fullmatch(project) is not None
+
+
+def _covers(match: Match, registry: Versions, version: str) -> bool:
+    """Whether ``version`` fulfils every comparison. Pre-releases are versions like any other: ``<2`` covers ``2rc1``."""
+    if not version:
+        return True
+    return all(_holds(registry, comparator, wanted, version) for comparator, wanted in match.spec)
+
+
+def _holds(registry: Versions, comparator: Comparator, wanted: str, version: str) -> bool:
+    # A local label ("1.0+cu118") says how something was built, not what: a rule that does not spell one means all of them.
+    if registry.same_but_local(wanted) == wanted:
+        version = registry.same_but_local(version)
+    mine, its = registry.version_key(version), registry.version_key(wanted)
+    if mine is None or its is None:
+        # Without order only sameness can be told. Ranges match: what cannot be placed must not slip through.
+        match comparator:
+            case "==":
+                return version == wanted
+            case "!=":
+                return version != wanted
+            case _:
+                return True
+    left, right = cast("Any", mine), cast("Any", its)
+    match comparator:
+        case "==":
+            return bool(left == right)
+        case "!=":
+            return bool(left != right)
+        case "<":
+            return bool(left < right)
+        case "<=":
+            return bool(left <= right)
+        case ">":
+            return bool(left > right)
+        case ">=":
+            return bool(left >= right)
