@@ -19,12 +19,13 @@ NEGATIVE_S = (30.0, 60.0)
 """Between these a clean "there is no such project" is believed."""
 
 LIMIT_DELTA_S = 2**31
-""" "If a cache receives a delta-seconds value greater than the greatest integer it can represent, [...] the recipient MUST consider the value
-to be 2147483648" (RFC 9111 §1.2.2)."""
+"""What a longer time counts as: "the recipient MUST consider the value to be 2147483648" (RFC 9111 §1.2.2)."""
 
 _NOT_REUSED = ("no-store", "no-cache", "private")
 
-_DIRECTIVE = re.compile(r"""\s*(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:=(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<token>[^,"\s]*)))?[^,"]*(?:,|$)""")
+_DIRECTIVE = re.compile(
+    r"""\s*+(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]++)(?:=(?:"(?P<quoted>(?:[^"\\]|\\.)*+)"|(?P<token>[^,"\s]*+)))?+[^,]*+(?:,|$)"""
+)
 
 
 def stamp(
@@ -32,23 +33,26 @@ def stamp(
 ) -> Stamp:
     """Say until when an answer received at ``now`` (UTC seconds) with these fields may be used.
 
-    Fresh for as long as upstream says, never beyond ``cap_s``, and for ``cap_s`` where it says nothing; then times ``jitter`` (0.85 to 1.15, a number
-    the caller drew), so that pages learnt together do not expire together. Stale for ``stale_s`` more. An absence (``status`` 404 or 410) gets the
-    short life of ``negative_stamp`` at most. Never raises: a malformed field counts as "not fresh" where it speaks of freshness.
+    Fresh for as long as upstream says, never beyond ``cap_s``, and for ``cap_s`` where it says nothing; times ``jitter`` (0.85 to
+    1.15, a number the caller drew), so that pages learnt together do not expire together, but never beyond either bound. Stale for
+    ``stale_s`` more. An absence (``status`` 404 or 410) gets the short life of ``negative_stamp`` at most. Never raises: a malformed
+    field counts as "not fresh" where it speaks of freshness.
     Source: RFC 9111 §4.2, RFC 5861 §4.
     """
     lifetime_s = _remaining_s(headers, now)
     fresh_s = cap_s if lifetime_s is None else min(lifetime_s, cap_s)
     if status in (404, 410):
         fresh_s = min(fresh_s, NEGATIVE_S[1])
-    # Jitter may shorten what upstream granted, and stretch only what we would grant anyway.
-    ceiling_s = min(cap_s * jitter, lifetime_s) if lifetime_s is not None else cap_s * jitter
-    fresh_until = now + max(0.0, min(fresh_s * jitter, ceiling_s))
+    # A factor above 1 is turned over, so that nothing is called fresh longer than upstream or the settings allow.
+    fresh_until = now + max(0.0, fresh_s * (jitter if jitter <= 1 else 2 - min(jitter, 2.0)))
     return Stamp(fresh_until, fresh_until + max(0.0, stale_s))
 
 
 def negative_stamp(now: float, jitter: float = 1.0, stale_s: float = STALE_S) -> Stamp:
-    """The stamp of a clean 404 or 410: 45 s times ``jitter``, kept within 30 to 60 s. Afterwards it still stands in for a silent upstream."""
+    """The stamp of a clean 404 or 410: 45 s times ``jitter``, kept within 30 to 60 s.
+
+    Afterwards it still stands in for an upstream that does not answer.
+    """
     low, high = NEGATIVE_S
     fresh_until = now + min(high, max(low, (low + high) / 2 * jitter))
     return Stamp(fresh_until, fresh_until + max(0.0, stale_s))
@@ -83,9 +87,9 @@ def _remaining_s(headers: Headers, now: float) -> float | None:
     said = directives(headers)
     if any(name in said for name in _NOT_REUSED):
         return 0.0
-    # We are a shared cache: "If the cache is shared and the s-maxage response directive is present, use its value, or if the max-age response
-    # directive is present, use its value, or if the Expires response header field is present, use its value minus the value of the Date
-    # response header field" (RFC 9111 §4.2.1).
+    # We are a shared cache: "If the cache is shared and the s-maxage response directive [...] is present, use its value, or if the
+    # max-age response directive [...] is present, use its value, or if the Expires response header field [...] is present, use its
+    # value minus the value of the Date response header field" (RFC 9111 §4.2.1).
     for name in ("s-maxage", "max-age"):
         if name in said:
             # "Caches are encouraged to consider responses that have invalid freshness information (e.g., a max-age directive with

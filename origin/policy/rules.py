@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal, Protocol, cast
 
 from ..model import ALLOW, Listing, Refuse, Verdict
+from ..registries import pypi_names
 from . import purls
 
 type Comparator = Literal["==", "!=", "<", "<=", ">", ">="]
@@ -16,6 +17,10 @@ type Comparator = Literal["==", "!=", "<", "<=", ">", ">="]
 _KEYS = ("name", "match", "action", "reason")
 _COMPARISON = re.compile(r"(===?|!=|<=|>=|<|>|=)?\s*(.*)", re.DOTALL)
 _UNSUPPORTED = re.compile(r"[~^*|\s,]")
+
+
+# The kinds whose order is known while a rule is parsed, before there are registries.
+_ORDERS: Mapping[str, Callable[[str], object | None]] = {"pypi": pypi_names.parse_version}
 
 
 class Versions(Protocol):
@@ -30,7 +35,10 @@ class Versions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which releases a rule is about: a kind, a name with ``*`` for any run of characters, and comparisons that must all hold (none: any version)."""
+    """Which releases a rule is about: a kind, a name in which ``*`` is any run of characters, comparisons that must all hold.
+
+    No comparisons mean every version.
+    """
 
     kind: str
     name: str
@@ -56,13 +64,15 @@ def parse_rule(table: Mapping[str, Any]) -> Rule:
         raise ValueError(f"rule {name!r} has an unknown key {unknown[0]!r}; known: {', '.join(_KEYS)}")
     match = table.get("match")
     if not isinstance(match, str):
-        raise ValueError(f'rule {name!r} has no match, such as match = "pkg:pypi/evil@>=1,<2"')
+        raise ValueError(  # noqa: TRY004 - a setting from outside, not a programmer's mistake
+            f'rule {name!r} has no match, such as match = "pkg:pypi/evil@>=1,<2"'
+        )
     action = table.get("action")
     if action != "refuse":
         raise ValueError(f"rule {name!r} has the unknown action {action!r}; known: refuse")
     reason = table.get("reason", "")
     if not isinstance(reason, str):
-        raise ValueError(f"rule {name!r} has a reason that is no text")
+        raise ValueError(f"rule {name!r} has a reason that is no text")  # noqa: TRY004 - as above
     try:
         return Rule(name, parse_match(match), "refuse", reason.strip() or f"refused by the rule {name}")
     except ValueError as error:
@@ -81,8 +91,11 @@ def parse_match(text: str) -> Match:
         comparator, version = found[1] or "==", found[2].strip()
         if comparator not in ("==", "!=", "<", "<=", ">", ">="):
             raise ValueError(f"{comparator!r} is no comparison; use ==, !=, <, <=, > or >=")
+        order = _ORDERS.get(kind)
         if not version or _UNSUPPORTED.search(version):
             raise ValueError(f"{part.strip()[:64]!r} is no version or comparison; write an exact version, or >=1,<2 and the like")
+        if order is not None and comparator not in ("==", "!=") and order(version) is None:
+            raise ValueError(f"{version[:64]!r} has no place in the order of {kind} versions")
         comparisons.append((cast("Comparator", comparator), version))
     return Match(kind, name, tuple(comparisons))
 

@@ -16,8 +16,19 @@ KINDS: Mapping[str, Callable[[str, str, Sequence[str]], Registry]] = {
 """What makes a registry of each kind, from instance name, upstream root and aliases."""
 
 
+# Of each kind: the table that knows an address, a purl to ask it for, what it says of that purl alone, and what stands there for us.
+_SAMPLES: Mapping[str, tuple[Callable[[str], object], str, str, str]] = {
+    "pypi": (purl2url.get_repo_url, "pkg:pypi/sample", "/project/sample/", "/simple/"),
+    "npm": (purl2url.get_download_url, "pkg:npm/sample@1", "/sample/-/sample-1.tgz", "/"),
+    "maven": (purl2url.get_download_url, "pkg:maven/group/sample@1", "/group/sample/1/sample-1.jar", "/"),
+}
+
+
 def create(kind: str, name: str, upstream: str, aliases: Sequence[str] = ()) -> Registry:
-    """Make the registry instance ``name``. ``aliases`` are other hosts that mean the same upstream. Raises ``ValueError`` for an unknown kind."""
+    """Make the registry instance ``name``. ``aliases`` are other hosts that mean the same upstream.
+
+    Raises ``ValueError`` for an unknown kind.
+    """
     make = KINDS.get(kind)
     if make is None:
         raise ValueError(f"unknown kind of registry {kind[:32]!r}; known: {', '.join(sorted(KINDS))}")
@@ -29,17 +40,12 @@ def default_upstream(kind: str) -> str:
 
     Read at run time, so that the tree spells no registry's address.
     """
-    match kind:
-        case "pypi":
-            sample, root = str(purl2url.get_repo_url("pkg:pypi/sample")), "/simple/"
-        case "npm":
-            sample, root = purl2url.get_download_url("pkg:npm/sample@1"), "/"
-        case "maven":
-            sample = purl2url.get_download_url("pkg:maven/group/sample@1")
-            root = urlsplit(str(sample)).path.removesuffix("group/sample/1/sample-1.jar")
-        case _:
-            raise ValueError(f"unknown kind of registry {kind[:32]!r}")
-    parts = urlsplit(str(sample))
-    if not parts.hostname:
+    known = _SAMPLES.get(kind)
+    if known is None:
+        raise ValueError(f"unknown kind of registry {kind[:32]!r}")
+    table, sample, beneath, root = known
+    address = str(table(sample))
+    parts = urlsplit(address)
+    if not parts.hostname or not parts.path.endswith(beneath):
         raise ValueError(f"the purl library knows no address for {kind}; set the upstream")
-    return f"{parts.scheme}://{parts.netloc}{root}"
+    return f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix(beneath)}{root}"

@@ -1,7 +1,8 @@
 """PyPI's rules: what a request means, where upstream has it, which representation a client gets.
 
-Beside it: ``pypi_names.py`` (names, versions, file names), ``pypi_documents.py`` (pages read, restricted, written), ``pypi_html.py`` (pages that come
-as HTML), ``slices.py`` (large JSON). Essential reading: the simple repository API, which is PEP 503 as amended by 592, 629, 658, 691, 700, 714, 740, 792.
+Beside it: ``pypi_names.py`` (names, versions, file names), ``pypi_documents.py`` (pages read, restricted, written), ``pypi_html.py`` (pages
+that come as HTML), ``slices.py`` (large JSON). Essential reading: the simple repository API, which is PEP 503 as amended by 592, 629,
+658, 691, 700, 714, 740 and 792.
 
 Addresses below an instance's path:
 
@@ -309,7 +310,31 @@ class PyPI:
             case _:
                 return listing.document
 
+    def headers(self, listing: Listing) -> Headers:
+        return () if listing.serial is None else (("x-pypi-last-serial", str(listing.serial)),)
+
+    def amend(self, listing: Listing, keep: Mapping[str, Entry]) -> Listing:
+        match _view(listing.page):
+            case "":
+                return documents.amend_project(self._project_listing(listing), keep)
+            case "json":
+                return documents.amend_legacy(listing, keep)
+            case _:
+                return listing
+
+    def owners(self, listing: Listing) -> Mapping[str, tuple[str, str]]:
+        found: dict[str, tuple[str, str]] = {}
+        for entry in listing.entries.values():
+            file = entry.file
+            if file.path and self._file(tuple(file.path.split("/"))) != file:
+                for ending in ("", *names.SIDECARS):
+                    found[file.path + ending] = (file.project, file.version)
+        return found
+
     # -- versions and files
+
+    def version_of(self, page: Page) -> str | None:
+        return self._subject(page).version if _view(page) == "provenance" else None
 
     def version_key(self, version: str) -> object | None:
         return names.parse_version(version)
@@ -343,7 +368,7 @@ def _view(page: Page) -> str:
 
 
 def _beside(url: str, ending: str) -> str:
-    """The sidecar's URL: "the metadata file is located at the distribution's URL with .metadata appended to it" (PEP 658), before any query."""
+    """The sidecar's URL: the file's "with .metadata appended to it" (PEP 658), before any query."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(path=parts.path + ending))
 

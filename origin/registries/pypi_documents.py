@@ -34,6 +34,9 @@ _PLAIN_PATH = re.compile(r"[A-Za-z0-9._+!/-]*")
 _PROVENANCE = re.compile(r"/integrity/[^/]+/([^/?#]+)/[^/]+/provenance$")
 
 
+_HEAD = '<!DOCTYPE html>\n<html>\n  <head>\n    <meta name="pypi:repository-version" content="{}">\n'
+
+
 class _Published(msgspec.Struct, gc=False):
     """A file of a project page. Loosely typed: what is wrong in one file must not cost the page."""
 
@@ -189,7 +192,13 @@ def locate_file(page: Page, filename: str, link: str, base: str) -> tuple[File, 
 
     None for a file not to be listed: no http(s) URL with a host, a name that is not the URL's last component or not fit for a path.
     """
-    if not filename.isprintable() or "/" in filename or "\\" in filename or filename in ("", ".", "..") or len(filename.encode()) > 255:
+    if (
+        not filename.isprintable()
+        or "/" in filename
+        or "\\" in filename
+        or filename in ("", ".", "..")
+        or len(filename.encode()) > 255
+    ):
         return None
     found = _URL.fullmatch(_resolved(link, base))
     if found is None:
@@ -351,6 +360,15 @@ def enrich_project(listing: ProjectListing, sidecars: Mapping[str, Digest]) -> P
     return replace(listing, entries=entries, document=document)
 
 
+def amend_project(listing: ProjectListing, keep: Mapping[str, Entry]) -> ProjectListing:
+    """Put held entries in place of those listed now, or beside them where they are no longer."""
+    if not keep:
+        return listing
+    entries = {**listing.entries, **keep}
+    document = slices.put_together(listing.frame, {"files": [entry.extra for entry in entries.values()]})
+    return replace(listing, entries=entries, document=document)
+
+
 def edited(raw: bytes, changes: Mapping[str, Any]) -> bytes:
     """The JSON object ``raw`` with some members set; the others keep their bytes."""
     members = _RAW.decode(raw)
@@ -375,14 +393,14 @@ def _rewritten(entry: Entry, base: str) -> bytes:
 
 
 def write_project_html(listing: ProjectListing, base: str | None) -> bytes:
-    """The page in HTML. Everything is escaped: names, reasons and versions are whatever someone uploaded. Source: PEP 503, 592, 714, 740, 792."""
+    """The page in HTML. Everything is escaped: names, reasons and versions are whatever someone uploaded.
+
+    Source: PEP 503, 592, 714, 740, 792.
+    """
     meta = _meta(listing.frame)
     status = _status(listing.frame)
     name = escape(_required(listing.frame, "name", str))
-    parts = [
-        "<!DOCTYPE html>\n<html>\n  <head>\n"
-        f'    <meta name="pypi:repository-version" content="{escape(meta.api_version)}">\n'
-    ]
+    parts = [_HEAD.format(escape(meta.api_version))]
     if "project-status" in listing.frame:
         parts.append(f'    <meta name="pypi:project-status" content="{escape(status.status)}">\n')
         if isinstance(status.reason, str):
@@ -455,11 +473,7 @@ def write_index_html(listing: Listing, root: str) -> bytes:
     """The list of projects in HTML, its links below ``root``."""
     frame, split = slices.take_apart(listing.document, {"projects"})
     meta = _meta(frame)
-    parts = [
-        "<!DOCTYPE html>\n<html>\n  <head>\n"
-        f'    <meta name="pypi:repository-version" content="{escape(meta.api_version)}">\n'
-        "    <title>Simple index</title>\n  </head>\n  <body>\n"
-    ]
+    parts = [_HEAD.format(escape(meta.api_version)), "    <title>Simple index</title>\n  </head>\n  <body>\n"]
     for _, array in slices.batches(split["projects"]):
         for project in _PROJECTS.decode(array):
             try:
@@ -497,7 +511,11 @@ def read_legacy(page: Page, body: bytes, url: str) -> Listing:
             file, place, anchor = located
             if not file.version:
                 file = msgspec.structs.replace(file, version=names.canonical(release))
-            yanked = (published.yanked_reason if isinstance(published.yanked_reason, str) else "") if published.yanked is True else None
+            yanked = (
+                (published.yanked_reason if isinstance(published.yanked_reason, str) else "")
+                if published.yanked is True
+                else None
+            )
             entries[published.filename] = Entry(
                 file, place, digests(published.digests, anchor), published.size, _time(published.upload_time), yanked
             )
@@ -537,6 +555,23 @@ def restrict_legacy(listing: Listing, verdicts: Mapping[str, Verdict]) -> Listin
 
     document = _edit_legacy(listing, edit, edit_info)
     return replace(listing, entries=entries, document=document, restrictions=restrictions)
+
+
+def amend_legacy(listing: Listing, keep: Mapping[str, Entry]) -> Listing:
+    """Let listed files have the digests and sizes of held entries. Files that are no longer listed are not added."""
+    kept = {name: entry for name, entry in keep.items() if name in listing.entries}
+    if not kept:
+        return listing
+
+    def edit(raw: bytes, entry: Entry) -> bytes:
+        held = kept.get(entry.file.filename)
+        if held is None:
+            return raw
+        return edited(
+            raw, {"digests": {d.algorithm.replace("-", "_"): d.value for d in held.digests}, "size": held.size, "url": held.url}
+        )
+
+    return replace(listing, entries={**listing.entries, **kept}, document=_edit_legacy(listing, edit))
 
 
 def write_legacy(listing: Listing, base: str | None) -> bytes:

@@ -25,7 +25,9 @@ _RUN = 300
 _ANCHOR = re.compile(
     rb"<a(?:\s++[A-Za-z][\w:-]*+(?:\s*+=\s*+(?:\"[^\"]*+\"|'[^']*+'))?+)*+\s*+>[^<]*+</a>(?:\s++|<br\s*+/?>)*+", re.IGNORECASE
 )
-_UNCUTTABLE = re.compile(rb"<!--|<(?:script|style|template|textarea|noscript|xmp|iframe|select|svg|math|plaintext)\b", re.IGNORECASE)
+_UNCUTTABLE = re.compile(
+    rb"<!--|<(?:script|style|template|textarea|noscript|xmp|iframe|select|svg|math|plaintext)\b", re.IGNORECASE
+)
 _HASH = re.compile(r"(?:^|&)(sha256|sha512|sha384|sha224|sha1|md5)=([0-9A-Fa-f]+)")
 _SERIAL = re.compile(rb"<!--\s*SERIAL\s+(\d{1,18})\s*-->")
 _TITLE = re.compile(r"\s*Links for (\S+)\s*", re.IGNORECASE)
@@ -166,7 +168,11 @@ def _file(attributes: Mapping[str, str | None], base: str) -> dict[str, Any] | N
     filename = unquote(path.rpartition("/")[2])
     if names.stem(filename) is None:
         return None
-    file: dict[str, Any] = {"filename": filename, "url": target, "hashes": {name: value.lower() for name, value in _HASH.findall(fragment)}}
+    file: dict[str, Any] = {
+        "filename": filename,
+        "url": target,
+        "hashes": {name: value.lower() for name, value in _HASH.findall(fragment)},
+    }
     if requires := attributes.get("data-requires-python"):
         file["requires-python"] = requires
     if "data-yanked" in attributes:

@@ -29,9 +29,12 @@ _SEPARATORS = re.compile(r"[-_.]+")
 
 # What followed the version in the names of old built distributions. Tried in order on what a version cannot be read from.
 _AFTER_VERSION = (
-    re.compile(r"-py\d[\d.]*(?:-.*)?$"),  # foo-1.0-py2.7.egg, foo-1.0-py2.7-linux-x86_64.egg
-    re.compile(r"[.-](?:win32|win-amd64|win-arm\w*|linux-\w+|macosx-[\d.]+-\w+|cygwin-[^-]+-\w+)(?:-py\d[\d.]*)?$"),  # bdist_wininst, bdist_dumb
-    re.compile(r"-[^-]+\.(?:noarch|src|i\d86|x86_64|aarch64)$"),  # foo-1.0-1.noarch.rpm
+    # foo-1.0-py2.7.egg, foo-1.0-py2.7-linux-x86_64.egg
+    re.compile(r"-py\d[\d.]*(?:-.*)?$"),
+    # bdist_wininst and bdist_dumb: foo-1.0.win32-py2.7.exe, foo-1.0.linux-x86_64.tar.gz
+    re.compile(r"[.-](?:win32|win-amd64|win-arm\w*|linux-\w+|macosx-[\d.]+-\w+|cygwin-[^-]+-\w+)(?:-py\d[\d.]*)?$"),
+    # foo-1.0-1.noarch.rpm
+    re.compile(r"-[^-]+\.(?:noarch|src|i\d86|x86_64|aarch64)$"),
 )
 
 
@@ -123,7 +126,9 @@ def readings(filename: str) -> list[tuple[str, str]]:
 
 
 def _splits(text: str) -> list[tuple[str, str]]:
-    return [(text[: dash.start()], text[dash.end() :]) for dash in re.finditer("-", text) if dash.start() and dash.end() < len(text)]
+    return [
+        (text[: dash.start()], text[dash.end() :]) for dash in re.finditer("-", text) if dash.start() and dash.end() < len(text)
+    ]
 
 
 def _leading_version(rest: str) -> str | None:

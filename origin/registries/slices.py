@@ -139,9 +139,8 @@ def _end(text: bytes, start: int, levels: int) -> int:
     mark = text[start : start + 1]
     position = start
     if levels and mark == b"[":
-        for _, position in _elements(text, start):
-            continue
-        return _array_end(text, start, position)
+        ends = [end for _, end in _elements(text, start)]
+        return _array_end(text, start, ends[-1] if ends else start)
     if levels and mark == b"{":
         position = _skip(text, start + 1)
         more = text[position : position + 1] != b"}"
