@@ -6,7 +6,7 @@ where the foreign library is called, nowhere else.
 
 from __future__ import annotations
 
-from .model import Digest, Refuse, Hold
+from .model import Digest, Hold, Refuse
 
 
 class NotFound(LookupError):

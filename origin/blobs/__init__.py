@@ -38,7 +38,7 @@ class Spool(Protocol):
         ...
 
     async def discard(self) -> None:
-        """Forget it, and its temporary file. Idempotent; a no-op once adopted."""
+        """Close its descriptor and forget its bytes. Idempotent. To be called once adopted too: then the blob stays."""
         ...
 
 

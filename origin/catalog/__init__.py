@@ -119,6 +119,10 @@ class Catalog(Protocol):
         """Note last uses (UTC seconds), in one batch."""
         ...
 
+    async def pin(self, digest: Digest, pinned: bool = True) -> None:
+        """Keep a held blob from eviction, or no longer. A no-op if it is not held; forgotten when it is dropped."""
+        ...
+
     async def victims(self, need_bytes: int) -> Sequence[tuple[Digest, int]]:
         """The least recently used holdings, enough to free ``need_bytes``, pinned ones apart."""
         ...
@@ -145,6 +149,10 @@ class Catalog(Protocol):
     async def record_accesses(self, batch: Iterable[Access]) -> None: ...
 
     async def accesses(self, file: str | None = None, limit: int = 100) -> Sequence[Access]: ...
+
+    async def trim_accesses(self, before: float, keep: int) -> int:
+        """Forget access records made before ``before`` (UTC seconds) and all but the newest ``keep``; returns how many went."""
+        ...
 
     async def remember(self, key: str, value: str) -> None:
         """Keep a small fact over restarts (learnt file hosts, the last serial)."""
