@@ -1,0 +1,256 @@
+"""One request answered in a task of its own: whatever is not a hot hit.
+
+The task reads the request in full, calls the handler while it watches for the client to leave, applies conditions and ranges, sends the
+answer, and closes the body. Afterwards the connection goes back to the door, with any bytes that came behind the request.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from ..model import Arriving, Body, Clock
+from . import Handler, Request, Response
+from .h1 import Dechunker, Head, Malformed, check_beginning, http_date, parse_head, write_head
+from .hosts import Hosts
+from .limits import Limits
+from .problems import respond
+from .ranges import apply
+from .sending import Stalled, Transfer, Truncated
+from .wire import Wire
+
+_log = logging.getLogger(__name__)
+
+_READ_BYTES = 64 * 1024
+_SMALL_BYTES = 64 * 1024
+_LINGER_S = 2
+_LINGER_BYTES = 1024 * 1024
+
+
+class Gone(Exception):
+    """The client left; nobody is there to answer."""
+
+
+class Peer:
+    """One connection's side of a conversation. ``unread`` holds bytes received and not yet understood."""
+
+    __slots__ = ("address", "gone", "trusted", "unread", "wire")
+
+    def __init__(self, wire: Wire, address: str, trusted: bool) -> None:
+        self.wire = wire
+        self.address = address
+        self.trusted = trusted
+        self.unread = b""
+        self.gone = False
+
+    async def receive(self) -> bytes:
+        """Wait for more bytes. Raises ``Gone`` at the end and ``OSError`` when broken."""
+        while True:
+            await trio.lowlevel.wait_readable(self.wire.fileno())
+            try:
+                data = self.wire.recv_nowait(_READ_BYTES)
+            except BlockingIOError:
+                continue
+            if not data:
+                raise Gone
+            return data
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What all conversations of a server share. ``closing`` tells whether answers should ask clients to leave."""
+
+    handler: Handler
+    hosts: Hosts
+    limits: Limits
+    clock: Clock
+    scope: Callable[[str | None], str]
+    closing: Callable[[], bool]
+    cold_reads: trio.CapacityLimiter
+
+
+async def converse(house: House, peer: Peer) -> bool:
+    """Answer the request that ``peer.unread`` begins with; True if the connection may be used again.
+
+    Raises ``Gone``, ``OSError``, ``Stalled`` or ``Truncated`` when the connection cannot go on; the caller closes it.
+    """
+    transfer = Transfer(peer.wire, house.limits, house.cold_reads)
+    try:
+        head, request = await _read(house, peer, transfer)
+    except Malformed as error:
+        await _refuse(house, transfer, respond(error))
+        await _linger(peer)
+        return False
+    response: Response | None = None
+    complete = False
+    body: Body = b""
+    try:
+        # The handler's answer must be ours to close even if the client leaves, or the server stops, at this very moment.
+        async def handle() -> None:
+            nonlocal response, body
+            try:
+                response = await house.handler(request)
+            except Exception as error:  # noqa: BLE001 - whatever a handler raises, the client gets an answer
+                response = respond(error, request)
+            body = response.body
+
+        await _attended(peer, handle)
+        assert response is not None
+        keep_alive = head.keep_alive and not response.close and not house.closing()
+        answer, message = _written(house, request, response, head, keep_alive)
+        has_body = request.method != "HEAD" and answer.status not in (204, 304)
+        await _send(peer, transfer, message, answer.body if has_body else b"")
+        complete = True
+        if not keep_alive:
+            await _linger(peer)
+        return keep_alive
+    finally:
+        if not isinstance(body, bytes):
+            body.close()
+        if response is not None and response.delivered is not None:
+            response.delivered(transfer.sent, complete)
+
+
+async def _read(house: House, peer: Peer, transfer: Transfer) -> tuple[Head, Request]:
+    """Read one request whole. Raises ``Malformed``."""
+    end = peer.unread.find(b"\r\n\r\n")
+    if end < 0:
+        check_beginning(peer.unread, house.limits)
+        raise Malformed("the request's head is incomplete")
+    head = parse_head(peer.unread[: end + 4], house.limits)
+    standing = house.hosts.standing(head, peer.address, peer.trusted)
+    if head.length is not None and head.length > house.limits.body_bytes:
+        raise Malformed("the request's body is too large", 413)
+    peer.unread = peer.unread[end + 4 :]
+    body = b"" if head.length == 0 else await _read_body(house, peer, head, transfer)
+    request = Request(
+        method=head.method,
+        target=head.target,
+        headers=head.headers,
+        base=standing.base,
+        listed=standing.listed,
+        client=standing.client,
+        version=head.version,
+        body=body,
+        scope=house.scope(", ".join(head.values("authorization")) or None),
+    )
+    return head, request
+
+
+async def _read_body(house: House, peer: Peer, head: Head, transfer: Transfer) -> bytes:
+    if head.expects and not peer.unread:
+        await transfer.head(b"HTTP/1.1 100 Continue\r\n\r\n")
+    try:
+        if head.length is None:
+            dechunker = Dechunker(house.limits.body_bytes)
+            while not dechunker.feed(peer.unread):
+                with trio.fail_after(house.limits.body_pause_s):
+                    peer.unread = await peer.receive()
+            peer.unread = dechunker.rest
+            return bytes(dechunker.body)
+        received = bytearray(peer.unread)
+        while len(received) < head.length:
+            with trio.fail_after(house.limits.body_pause_s):
+                received += await peer.receive()
+        peer.unread = bytes(received[head.length :])
+        return bytes(received[: head.length])
+    except trio.TooSlowError:
+        raise Malformed("the request's body came too slowly", 408) from None
+
+
+def _written(house: House, request: Request, response: Response, head: Head, keep_alive: bool) -> tuple[Response, bytes]:
+    """The answer as conditions and ranges leave it, and its head."""
+    if not keep_alive:
+        connection = "close"
+    else:
+        connection = "keep-alive" if head.version == "1.0" else ""
+    date = http_date(house.clock())
+    try:
+        answer = apply(request, response, house.clock())
+        return answer, write_head(answer, date=date, length=_length(request, answer), connection=connection)
+    except Exception as error:  # noqa: BLE001 - the same
+        # A handler's header that would break out of its line, or the like: a mistake of ours.
+        answer = respond(RuntimeError(str(error)), request)
+        return answer, write_head(answer, date=date, length=_length(request, answer), connection=connection)
+
+
+def _length(request: Request, answer: Response) -> int | None:
+    if answer.status in (204, 304):
+        return None
+    if request.method == "HEAD" and not len(answer.body):
+        # A handler may know the length of what it need not open.
+        told = answer.header("content-length")
+        if told is not None and told.isascii() and told.isdigit():
+            return int(told)
+    return len(answer.body)
+
+
+async def _send(peer: Peer, transfer: Transfer, message: bytes, body: Body) -> None:
+    match body:
+        case bytes() if len(body) <= _SMALL_BYTES:
+            await transfer.small(message, body)
+        case Arriving():
+            await transfer.head(message)
+
+            async def send() -> None:
+                try:
+                    await transfer.body(body)
+                except (OSError, Stalled, Truncated):
+                    raise
+                except Exception as error:
+                    raise Truncated(str(error)) from error
+
+            # Nobody would notice a client that leaves while nothing arrives.
+            await _attended(peer, send)
+        case _:
+            await transfer.head(message)
+            await transfer.body(body)
+
+
+async def _refuse(house: House, transfer: Transfer, answer: Response) -> None:
+    assert isinstance(answer.body, bytes)
+    message = write_head(answer, date=http_date(house.clock()), length=len(answer.body), connection="close")
+    await transfer.small(message, answer.body)
+
+
+async def _attended(peer: Peer, work: Callable[[], Awaitable[None]]) -> None:
+    """Do ``work`` unless the client leaves meanwhile: then it is cancelled and ``Gone`` raised."""
+    failure: Exception | None = None
+    finished = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_watch, peer, nursery.cancel_scope)
+        try:
+            await work()
+            finished = True
+        except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery that would wrap it
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    if not finished:
+        raise Gone
+
+
+async def _watch(peer: Peer, scope: trio.CancelScope) -> None:
+    """Cancel ``scope`` when the client closes its side. What it pipelines is kept, up to a bound; beyond it, watching ends."""
+    try:
+        while len(peer.unread) < _READ_BYTES:
+            peer.unread += await peer.receive()
+    except (Gone, OSError):
+        peer.gone = True
+        scope.cancel()
+
+
+async def _linger(peer: Peer) -> None:
+    """Let the client read the last answer: closing with its bytes unread would reset the connection under it. At most 2 s."""
+    peer.wire.finish()
+    received = 0
+    with trio.move_on_after(_LINGER_S):
+        try:
+            while received < _LINGER_BYTES:
+                received += len(await peer.receive())
+        except (Gone, OSError):
+            return

@@ -1,0 +1,472 @@
+"""The door: one task that owns the listeners and every idle connection, and answers hot hits without another task.
+
+It waits on an epoll object of its own, whose descriptor trio watches. Once woken it polls without waiting, again and again until nothing
+is ready or 256 events were served, because returning to trio after every batch costs 0.3 us a request. Whatever is no hot hit leaves the
+epoll object and is answered in a task; a connection that comes back with unread bytes goes to the ready list, since epoll will never
+report bytes that were read already, and wakes the door.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import socket
+from collections import deque
+
+import trio
+
+from ..metrics import Metrics
+from .conversation import Gone, House, Peer, converse
+from .h1 import Malformed, check_beginning, http_date
+from .hot import Facts, HotPages, Recogniser, Rendered, cut_volatile, is_plain_value, names
+from .sending import Stalled, Transfer, Truncated
+from .wire import PlainWire, Wire
+
+_log = logging.getLogger(__name__)
+
+_RECEIVE_BYTES = 16 * 1024
+_POLL_EVENTS = 64
+_TURN_EVENTS = 256
+_PIPELINED = 32
+_ACCEPTS = 64
+_SLOTS = 80
+_BACKLOG_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Connection(Peer):
+    """One client connection, idle or in a conversation. ``block`` is the last raw header block, ``facts`` what it means.
+
+    ``stamp`` is the tick of the last activity, ``since`` the tick at which an unfinished head began (-1: none), ``slot`` the wheel's slot.
+    """
+
+    __slots__ = ("block", "busy", "cuts", "facts", "fd", "recogniser", "recv", "send", "since", "slot", "stamp")
+
+    def __init__(self, wire: Wire, address: str, trusted: bool, recogniser: Recogniser, tick: int) -> None:
+        super().__init__(wire, address, trusted)
+        self.fd = wire.fileno()
+        self.recv = wire.recv_nowait
+        self.send = wire.send_nowait
+        self.recogniser = recogniser
+        self.block = b""
+        self.facts: Facts | None = None
+        self.cuts = False
+        self.busy = False
+        self.stamp = tick
+        self.since = -1
+        self.slot = -1
+
+
+class Wheel:
+    """Deadlines by whole seconds: a connection moves only when its slot comes up, so activity costs one stamp."""
+
+    def __init__(self, idle_s: float, head_s: float) -> None:
+        self._idle = max(1, round(idle_s))
+        self._head = max(1, round(head_s))
+        self._slots: list[set[Connection]] = [set() for _ in range(max(_SLOTS, self._idle + 2, self._head + 2))]
+        self.tick = 0
+
+    def put(self, connection: Connection) -> None:
+        """File the connection under the second its present deadline falls in."""
+        self.remove(connection)
+        connection.slot = self._due(connection) % len(self._slots)
+        self._slots[connection.slot].add(connection)
+
+    def remove(self, connection: Connection) -> None:
+        if connection.slot >= 0:
+            self._slots[connection.slot].discard(connection)
+            connection.slot = -1
+
+    def advance(self) -> list[Connection]:
+        """One second later: the connections whose time is up, removed from the wheel."""
+        self.tick += 1
+        slot = self._slots[self.tick % len(self._slots)]
+        due = [connection for connection in slot if self._due(connection) <= self.tick]
+        for connection in list(slot):
+            if self._due(connection) <= self.tick:
+                self.remove(connection)
+            else:
+                self.put(connection)
+        return due
+
+    def _due(self, connection: Connection) -> int:
+        return connection.since + self._head if connection.since >= 0 else connection.stamp + self._idle
+
+
+class Door:
+    """The connections of one set of listeners."""
+
+    def __init__(self, house: House, hot: HotPages, metrics: Metrics | None) -> None:
+        self._house = house
+        self._hot = hot
+        self._metrics = metrics
+        self._limits = house.limits
+        self._listeners: dict[int, socket.socket] = {}
+        self._listening = False
+        self._connections: dict[int, Connection] = {}
+        self._ready: deque[Connection] = deque()
+        self._wheel = Wheel(self._limits.idle_s, self._limits.head_s)
+        self._recognisers = {
+            trusted: Recogniser(hot, house.hosts, self._limits, trusted, house.scope) for trusted in (False, True)
+        }
+        self._second = -1
+        self._now = 0.0
+        self._date = b""
+        self._empty = trio.Event()
+        self._draining = False
+        self._nursery: trio.Nursery | None = None
+        self._epoll: select.epoll | None = None
+        self._bell = -1
+        self.hits = 0
+
+    # -- life
+
+    async def run(self, listeners: list[socket.socket], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until drained or cancelled. Closes the listeners and every connection in the end."""
+        with select.epoll() as epoll:
+            self._epoll = epoll
+            self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            try:
+                epoll.register(self._bell, select.EPOLLIN)
+                for listener in listeners:
+                    listener.setblocking(False)
+                    self._listeners[listener.fileno()] = listener
+                self._resume_listening()
+                async with trio.open_nursery() as nursery:
+                    self._nursery = nursery
+                    nursery.start_soon(self._keep_time)
+                    nursery.start_soon(self._answer)
+                    task_status.started()
+            finally:
+                for connection in list(self._connections.values()):
+                    self._close(connection)
+                self._stop_listening()
+                for listener in listeners:
+                    listener.close()
+                os.close(self._bell)
+                self._epoll = None
+
+    async def drain(self) -> None:
+        """Stop accepting, close what is idle, let running answers finish for ``drain_s``, then cut them."""
+        self._draining = True
+        self._stop_listening()
+        for listener in self._listeners.values():
+            listener.close()
+        for connection in list(self._connections.values()):
+            if not connection.busy and connection.since < 0:
+                self._close(connection)
+        if self._connections:
+            with trio.move_on_after(self._limits.drain_s):
+                await self._empty.wait()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.cancel()
+
+    def statistics(self) -> dict[str, int]:
+        """How many connections are open, how many of them are in a conversation, and how many hits were answered here."""
+        busy = sum(connection.busy for connection in self._connections.values())
+        return {"connections": len(self._connections), "busy": busy, "hits": self.hits}
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    async def _keep_time(self) -> None:
+        """Close what idles or dawdles, once a second; never inside a batch of events, whose descriptors must stay what they are."""
+        while True:
+            await trio.sleep(1)
+            for connection in self._wheel.advance():
+                if connection.since >= 0:
+                    with contextlib.suppress(OSError):  # it is closed in any case
+                        connection.send(_TOO_SLOW)
+                self._close(connection)
+            self._resume_listening()
+
+    # -- listening
+
+    def _resume_listening(self) -> None:
+        if self._listening or self._draining or self._epoll is None or len(self._connections) >= self._limits.connections:
+            return
+        for fd in self._listeners:
+            self._epoll.register(fd, select.EPOLLIN)
+        self._listening = True
+
+    def _stop_listening(self) -> None:
+        """Leave newcomers in the kernel's backlog."""
+        if self._listening and self._epoll is not None:
+            for fd in self._listeners:
+                self._epoll.unregister(fd)
+        self._listening = False
+
+    def _accept(self, listener: socket.socket) -> None:
+        assert self._epoll is not None
+        for _ in range(_ACCEPTS):
+            if len(self._connections) >= self._limits.connections:
+                self._stop_listening()
+                return
+            try:
+                sock, peer = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in _BACKLOG_ERRORS:
+                    _log.warning("cannot accept connections for a second: %s", error)
+                    self._stop_listening()
+                    return
+                continue  # that one client gave up in the backlog
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                own = sock.getsockname()
+                if self._house.hosts.own(own[0], own[1]):
+                    self._hot.forget_facts()
+                address = str(peer[0])
+                trusted = self._house.hosts.trusts(address)
+                connection = Connection(PlainWire(sock), address, trusted, self._recognisers[trusted], self._wheel.tick)
+                self._epoll.register(connection.fd, select.EPOLLIN)
+            except OSError:
+                sock.close()
+                continue
+            self._connections[connection.fd] = connection
+            self._wheel.put(connection)
+            if self._metrics is not None:
+                self._metrics.connections.inc()
+
+    # -- events
+
+    async def _answer(self) -> None:
+        assert self._epoll is not None
+        poll, connections, ready = self._epoll.poll, self._connections, self._ready
+        epoll_fd = self._epoll.fileno()
+        while True:
+            await trio.lowlevel.wait_readable(epoll_fd)
+            served = 0
+            while True:
+                events = poll(0, _POLL_EVENTS)
+                if not events and not ready:
+                    break
+                self._read_clock()
+                for fd, _ in events:
+                    connection = connections.get(fd)
+                    if connection is not None:
+                        self._on_readable(connection)
+                    else:
+                        self._on_other(fd)
+                for _ in range(len(ready)):
+                    connection = ready.popleft()
+                    if not connection.busy and connections.get(connection.fd) is connection:
+                        self._on_requests(connection, connection.unread)
+                        served += 1
+                served += len(events)
+                if served >= _TURN_EVENTS:
+                    served = 0
+                    await trio.lowlevel.checkpoint()
+
+    def _read_clock(self) -> None:
+        self._now = now = self._house.clock()
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._date = http_date(second).encode()
+
+    def _on_other(self, fd: int) -> None:
+        if fd == self._bell:
+            os.eventfd_read(fd)
+        elif fd in self._listeners and self._listening:
+            self._accept(self._listeners[fd])
+        # Anything else was closed earlier in this batch.
+
+    def _on_readable(self, connection: Connection) -> None:
+        try:
+            data = connection.recv(_RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            self._close(connection)
+            return
+        if not data:
+            self._close(connection)
+            return
+        connection.stamp = self._wheel.tick
+        if connection.unread:
+            self._on_requests(connection, connection.unread + data)
+            return
+        facts = connection.facts
+        if facts is not None and facts.epoch is self._hot.epoch and facts.pages is not None and data.endswith(connection.block):
+            # The bytes before the remembered block are a kept request line: that proves their grammar, and that there is one request.
+            variants = facts.pages.get(data[: -len(connection.block)])
+            if variants is not None:
+                rendered = variants.get(facts.wish)
+                if rendered is not None and rendered.validity.holds(self._now) and not self._draining:
+                    if rendered.second != self._second:
+                        rendered.refresh(self._second, self._date)
+                    self._send(connection, rendered, rendered.whole)
+                    return
+        self._on_requests(connection, data)
+
+    def _on_requests(self, connection: Connection, data: bytes) -> None:
+        """Answer what can be answered at once from ``data``; leave the rest to a task, or to the next turn."""
+        for _ in range(_PIPELINED):
+            end = data.find(b"\r\n\r\n")
+            if end == 0:
+                # "a server that is expecting to receive and parse a request-line SHOULD ignore at least one empty line" (RFC 9112 §2.2)
+                data = data[2:]
+                end = data.find(b"\r\n\r\n")
+            if end <= 0:
+                self._on_beginning(connection, data)
+                return
+            found = None if self._draining else self._recognise(connection, data, end + 4)
+            if found is None:
+                connection.unread = data
+                self._leave(connection)
+                return
+            rendered, message = found
+            data = data[end + 4 :]
+            connection.unread = data
+            connection.since = -1
+            if not self._send(connection, rendered, message):
+                return
+            if not data:
+                return
+        self._ready.append(connection)
+
+    def _on_beginning(self, connection: Connection, data: bytes) -> None:
+        """Keep the beginning of a head, unless nothing can mend it."""
+        if data == b"\r\n":
+            data = b""
+        connection.unread = data
+        try:
+            check_beginning(data, self._limits)
+        except Malformed:
+            self._leave(connection)
+            return
+        if data and connection.since < 0:
+            connection.since = self._wheel.tick
+            self._wheel.put(connection)
+
+    def _recognise(self, connection: Connection, data: bytes, end: int) -> tuple[Rendered, bytes] | None:
+        """The kept answer to the request in ``data[:end]`` and the message to send; None if it has to be read in full."""
+        start = data.find(b"\r\n") + 2
+        line, block = data[:start], data[start:end]
+        recogniser = connection.recogniser
+        facts = None if connection.cuts else recogniser.recall(block)
+        condition = None
+        if facts is None:
+            rest, condition = cut_volatile(block)
+            connection.cuts = len(rest) != len(block)
+            if connection.facts is not None and rest == connection.block and connection.facts.epoch is self._hot.epoch:
+                facts = connection.facts
+            else:
+                facts = recogniser.recall(rest) or recogniser.study(rest)
+            block = rest
+        connection.block, connection.facts = block, facts
+        if facts.pages is None:
+            return None
+        variants = facts.pages.get(line)
+        rendered = variants.get(facts.wish) if variants is not None else None
+        if rendered is None:
+            return None
+        if not rendered.validity.holds(self._now):
+            if not rendered.validity.valid:
+                self._hot.drop(rendered)
+            return None
+        if rendered.second != self._second:
+            rendered.refresh(self._second, self._date)
+        if condition is None:
+            return rendered, rendered.whole
+        if condition == rendered.etag:
+            return rendered, rendered.brief
+        if not is_plain_value(condition):
+            return None
+        return rendered, rendered.brief if names(condition, rendered) else rendered.whole
+
+    def _send(self, connection: Connection, rendered: Rendered, message: bytes) -> bool:
+        """One send. What does not fit goes on in a task; then False."""
+        self.hits += 1
+        tally = rendered.tally
+        tally.count += 1
+        try:
+            sent = connection.send(message)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._close(connection)
+            return False
+        tally.sent += sent
+        if sent == len(message):
+            return True
+        self._park(connection)
+        assert self._nursery is not None
+        self._nursery.start_soon(self._finish, connection, memoryview(message)[sent:], rendered)
+        return False
+
+    # -- tasks
+
+    def _park(self, connection: Connection) -> None:
+        """Take the connection out of the selector: a mask of 0 would still report hang-ups, and spin."""
+        assert self._epoll is not None
+        connection.busy = True
+        connection.since = -1
+        self._epoll.unregister(connection.fd)
+        self._wheel.remove(connection)
+
+    def _leave(self, connection: Connection) -> None:
+        assert self._nursery is not None
+        self._park(connection)
+        self._nursery.start_soon(self._converse, connection)
+
+    async def _converse(self, connection: Connection) -> None:
+        keep = False
+        try:
+            keep = await converse(self._house, connection)
+        except Stalled:
+            # What the kernel holds for such a peer is given up too.
+            connection.wire.abort()
+        except (Gone, Truncated, OSError):
+            pass  # the connection ends short: a plain close lets what was released arrive, and Content-Length tells the rest
+        except Exception:  # noqa: BLE001 - one conversation's failure must not end the others
+            _log.exception("a conversation failed")
+        finally:
+            self._return(connection, keep)
+
+    async def _finish(self, connection: Connection, left: memoryview, rendered: Rendered) -> None:
+        """Send the rest of a hot hit that did not fit."""
+        keep = False
+        transfer = Transfer(connection.wire, self._limits, self._house.cold_reads)
+        try:
+            await transfer.rest(left)
+            keep = True
+        except Stalled:
+            connection.wire.abort()
+        except OSError:
+            pass  # the client left
+        finally:
+            rendered.tally.sent += transfer.sent
+            self._return(connection, keep)
+
+    def _return(self, connection: Connection, keep: bool) -> None:
+        """Give the connection back to the door, or close it."""
+        if not keep or self._draining or self._epoll is None or connection.gone:
+            self._close(connection)
+            return
+        connection.busy = False
+        connection.stamp = self._wheel.tick
+        self._epoll.register(connection.fd, select.EPOLLIN)
+        self._wheel.put(connection)
+        if connection.unread:
+            self._ready.append(connection)
+            os.eventfd_write(self._bell, 1)
+
+    def _close(self, connection: Connection) -> None:
+        """Forget and close. The kernel takes a closed descriptor out of epoll by itself; its number may be anybody's afterwards."""
+        if self._connections.get(connection.fd) is not connection:
+            return
+        del self._connections[connection.fd]
+        self._wheel.remove(connection)
+        connection.busy = True
+        connection.wire.close()
+        if self._metrics is not None:
+            self._metrics.connections.dec()
+        if self._draining and not self._connections:
+            self._empty.set()

@@ -1,0 +1,303 @@
+"""Rendered answers, kept ready to be sent: complete ``200`` and ``304`` bytes, made anew when the second changes.
+
+``HotPages`` is the store; ``Recogniser`` tells from a request's raw bytes which kept answer it means, without parsing what has been parsed
+before. Both belong to the event loop's thread and never wait. The measurements behind the shape: a whole header block looked up as bytes
+costs 0.4 us, parsed in C with callbacks 2.2 us, and a hit has to cost less than the system calls around it (about 1.8 us).
+
+A hit is found by raw request line and raw ``Accept`` and ``Accept-Encoding`` values, so two spellings of one wish are two ways to the same
+bytes; how a wish is read is decided once, by the handler that made the answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+
+from ..metrics import Tally
+from ..model import Headers, Validity
+from . import Request, Response
+from .h1 import Head, Malformed, head_lines, parse_head
+from .hosts import Hosts
+from .limits import Limits
+from .ranges import matches_weakly
+
+LIMIT_PAIRS = 32
+"""How many (Accept, Accept-Encoding) pairs one target is remembered for."""
+
+LIMIT_BLOCKS = 4096
+"""How many raw header blocks are remembered; they hold credentials, and die with the epoch."""
+
+LIMIT_BLOCK_BYTES = 2048
+"""The longest header block worth remembering."""
+
+_OK = b"HTTP/1.1 200 OK\r\nDate: "
+_NOT_MODIFIED = b"HTTP/1.1 304 Not Modified\r\nDate: "
+_DATE_END = 29  # a date's length, always
+_KEPT_BY_304 = frozenset({"etag", "cache-control", "vary", "cache-status", "content-location"})
+_OVERHEAD_BYTES = 1024
+
+type Pages = dict[bytes, dict[bytes, Rendered]]
+"""Raw request line -> raw Accept and Accept-Encoding -> answer."""
+
+
+class Rendered:
+    """One document in one coding, ready to be sent. ``whole`` and ``brief`` are complete messages for the second ``second``."""
+
+    __slots__ = (
+        "_brief_rest",
+        "_whole_rest",
+        "brief",
+        "etag",
+        "line",
+        "pages",
+        "second",
+        "seen",
+        "size",
+        "tally",
+        "validity",
+        "whole",
+    )
+
+    def __init__(self, response: Response, body: bytes, etag: str, validity: Validity, tally: Tally) -> None:
+        # On a hit the page is fresh, whatever the first answer's Cache-Status told of the way it took.
+        response = Response(200, [(n, "leeward; hit" if n.lower() == "cache-status" else v) for n, v in response.headers])
+        brief = Response(304, [(n, v) for n, v in response.headers if n.lower() in _KEPT_BY_304])
+        self._whole_rest: bytes | memoryview = b"".join(
+            (f"\r\n{head_lines(response)}Content-Length: {len(body)}\r\n\r\n".encode("latin-1"), body)
+        )
+        self._brief_rest = f"\r\n{head_lines(brief)}\r\n".encode("latin-1")
+        self.whole = self.brief = b""
+        self.second = -1
+        self.seen = -1
+        self.etag = etag.encode("latin-1")
+        self.validity = validity
+        self.tally = tally
+        self.size = len(self._whole_rest) + len(self._brief_rest) * 2 + _OVERHEAD_BYTES
+        self.pages: Pages = {}
+        self.line = b""
+
+    def refresh(self, second: int, date: bytes) -> None:
+        """Make both messages anew for ``second``. The old body is the new one's source, so that it is held only once."""
+        self.whole = b"".join((_OK, date, self._whole_rest))
+        self._whole_rest = memoryview(self.whole)[len(_OK) + _DATE_END :]
+        self.brief = b"".join((_NOT_MODIFIED, date, self._brief_rest))
+        self.second = second
+
+
+class HotPages:
+    """Rendered answers, bounded by bytes. Handlers ``keep`` what may be repeated; the server finds it by the request's raw bytes."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._held_bytes = 0
+        self._groups: dict[tuple[str, str], Pages] = {}
+        self._ring: OrderedDict[Rendered, None] = OrderedDict()
+        self._evicted = 0
+        self.epoch = object()
+        """Compared by identity: facts remembered under another epoch are void."""
+
+    def keep(self, request: Request, response: Response, validity: Validity, tally: Tally) -> None:
+        """Remember a whole answer to ``request``, before the server adds to it. What cannot be repeated is quietly not kept.
+
+        Later hits count in ``tally`` and are answered only while ``validity`` holds; their ``Cache-Status`` is ``leeward; hit``.
+        """
+        body, etag = response.body, response.header("etag")
+        if not (request.listed and request.method == "GET" and request.version == "1.1"):
+            return
+        if response.status != 200 or not isinstance(body, bytes) or etag is None or response.reason or response.close:
+            return
+        if len(body) > self._limit_bytes // 8:
+            return
+        pages = self.pages(request.base, request.scope)
+        line = f"GET {request.target} HTTP/1.1\r\n".encode("latin-1")
+        variants = pages.setdefault(line, {})
+        tag = etag.encode("latin-1")
+        rendered = next((r for r in variants.values() if r.etag == tag and r.validity is validity), None)
+        if rendered is None:
+            rendered = Rendered(response, body, etag, validity, tally)
+            rendered.pages, rendered.line = pages, line
+            self._held_bytes += rendered.size
+            self._ring[rendered] = None
+        wish = wish_of(request.headers)
+        replaced = variants.pop(wish, None)
+        variants[wish] = rendered
+        if replaced is not None and replaced not in variants.values():
+            self._release(replaced)
+        while len(variants) > LIMIT_PAIRS:
+            oldest = next(iter(variants))
+            gone = variants.pop(oldest)
+            if gone not in variants.values():
+                self._release(gone)
+        self._evict()
+
+    def pages(self, base: str, scope: str) -> Pages:
+        """The answers kept for one base and scope: the same dictionary until ``clear``."""
+        return self._groups.setdefault((base, scope), {})
+
+    def drop(self, rendered: Rendered) -> None:
+        """Forget an answer that will never hold again."""
+        variants = rendered.pages.get(rendered.line, {})
+        for wish in [wish for wish, found in variants.items() if found is rendered]:
+            del variants[wish]
+        if not variants:
+            rendered.pages.pop(rendered.line, None)
+        self._release(rendered)
+
+    def forget_facts(self) -> None:
+        """Void every remembered header block: what it meant may have changed."""
+        self.epoch = object()
+
+    def clear(self) -> None:
+        """Forget all answers and all remembered header blocks."""
+        for pages in self._groups.values():
+            pages.clear()
+        self._groups.clear()
+        self._ring.clear()
+        self._held_bytes = 0
+        self.forget_facts()
+
+    def statistics(self) -> dict[str, int]:
+        """How many answers are held, in how many bytes, and how many were given up for room."""
+        return {"answers": len(self._ring), "bytes": self._held_bytes, "evicted": self._evicted}
+
+    def _release(self, rendered: Rendered) -> None:
+        if rendered in self._ring:
+            del self._ring[rendered]
+            self._held_bytes -= rendered.size
+
+    def _evict(self) -> None:
+        """Clock: an answer used since the hand last passed is passed over once. Its ``second`` tells, so hits need not."""
+        while self._held_bytes > self._limit_bytes and self._ring:
+            rendered = next(iter(self._ring))
+            if rendered.second != rendered.seen and len(self._ring) > 1:
+                rendered.seen = rendered.second
+                self._ring.move_to_end(rendered)
+            else:
+                self.drop(rendered)
+                self._evicted += 1
+
+
+def wish_of(headers: Headers) -> bytes:
+    """What a rendering is chosen by, raw: the values of ``Accept`` and ``Accept-Encoding``."""
+    accept = ", ".join(value for name, value in headers if name == "accept")
+    coding = ", ".join(value for name, value in headers if name == "accept-encoding")
+    absent = not any(name == "accept-encoding" for name, _ in headers)
+    return f"{accept}\n{'-' if absent else coding}".encode("latin-1")
+
+
+class Facts:
+    """What a header block means: which answers it may be given (None: it has to be read in full) and by what wish."""
+
+    __slots__ = ("epoch", "pages", "wish")
+
+    def __init__(self, epoch: object, pages: Pages | None, wish: bytes) -> None:
+        self.epoch = epoch
+        self.pages = pages
+        self.wish = wish
+
+
+# Fields that a kept answer takes no account of: a request with one is read in full.
+_COLD = frozenset(
+    {
+        "content-length",
+        "transfer-encoding",
+        "trailer",
+        "expect",
+        "upgrade",
+        "http2-settings",
+        "range",
+        "if-range",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "if-unmodified-since",
+        "pragma",
+    }
+)
+# Lines whose values change from request to request, cut out before the block is looked up.
+_CONDITIONS = (b"\r\nIf-None-Match: ", b"\r\nif-none-match: ")
+_VOLATILE = (b"\r\npacote-pkg-id: ",)
+_PLAIN = re.compile(rb"[\x20-\x7e]*")
+
+
+class Recogniser:
+    """Tells what raw header blocks mean. One per kind of peer: a trusted proxy's forwarded fields change what a block means."""
+
+    def __init__(self, hot: HotPages, hosts: Hosts, limits: Limits, trusted: bool, scope: Callable[[str | None], str]) -> None:
+        self._hot = hot
+        self._hosts = hosts
+        self._limits = limits
+        self._trusted = trusted
+        self._scope = scope
+        self._known: dict[bytes, Facts] = {}
+
+    def recall(self, block: bytes) -> Facts | None:
+        """The facts remembered for ``block``, if they are still true."""
+        facts = self._known.get(block)
+        return facts if facts is not None and facts.epoch is self._hot.epoch else None
+
+    def study(self, block: bytes) -> Facts:
+        """Read ``block``, everything after the request line, in full and strictly, and remember what it means."""
+        facts = Facts(self._hot.epoch, None, b"")
+        try:
+            head = parse_head(b"GET / HTTP/1.1\r\n" + block, self._limits)
+            if _is_plain(head):
+                standing = self._hosts.standing(head, "", self._trusted)
+                if standing.listed:
+                    scope = self._scope(", ".join(head.values("authorization")) or None)
+                    facts = Facts(self._hot.epoch, self._hot.pages(standing.base, scope), wish_of(head.headers))
+        except Malformed:
+            pass  # read in full again, and refused there
+        if len(block) <= LIMIT_BLOCK_BYTES:
+            if len(self._known) >= LIMIT_BLOCKS:
+                self._known.clear()
+            self._known[block] = facts
+        return facts
+
+
+def _is_plain(head: Head) -> bool:
+    """Whether nothing in ``head`` asks for more than the page as it is."""
+    if not head.keep_alive:
+        return False
+    for name, value in head.headers:
+        if name in _COLD:
+            return False
+        # pip before 26.2 sends max-age=0 with every request; it is answered like any other.
+        if name == "cache-control" and value != "max-age=0":
+            return False
+    return True
+
+
+def cut_volatile(block: bytes) -> tuple[bytes, bytes | None]:
+    """``block`` without its volatile lines, and the value of ``If-None-Match`` if one was cut.
+
+    Values are not checked here, except that none runs past its line; see ``is_plain_value``. What is left must still be read strictly,
+    so a folded line, or a second condition, is found there.
+    """
+    condition = None
+    for start in _CONDITIONS:
+        at = block.find(start)
+        if at >= 0:
+            stop = block.find(b"\r\n", at + 2)
+            condition = block[at + len(start) : stop]
+            block = block[:at] + block[stop:]
+            break
+    for start in _VOLATILE:
+        at = block.find(start)
+        if at >= 0:
+            stop = block.find(b"\r\n", at + 2)
+            if not _PLAIN.fullmatch(block, at + len(start), stop):
+                return block, b"\x00"
+            block = block[:at] + block[stop:]
+    return block, condition
+
+
+def is_plain_value(value: bytes) -> bool:
+    """Whether a value that was cut out unread holds nothing but printable ASCII."""
+    return _PLAIN.fullmatch(value) is not None
+
+
+def names(condition: bytes, rendered: Rendered) -> bool:
+    """Whether the client holds ``rendered`` already."""
+    return matches_weakly(condition.decode("latin-1"), rendered.etag.decode("latin-1"))

@@ -1,0 +1,134 @@
+"""Opening, serving and draining listeners."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterable
+
+import trio
+
+from ..metrics import Metrics
+from ..model import Clock
+from . import Handler
+from .conversation import House
+from .door import Door
+from .hosts import Hosts
+from .hot import HotPages
+from .limits import Limits
+
+__all__ = ["CannotListen", "Limits", "Server", "open_tcp"]
+
+_BACKLOG = 4096
+_COLD_READS = 8
+_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not chosen
+
+
+class CannotListen(OSError):
+    """An address cannot be listened on; the message is a sentence that names it."""
+
+
+def open_tcp(host: str, port: int) -> list[socket.socket]:
+    """Open listeners on every address that ``host`` means (``""``: all); port 0 lets the kernel choose.
+
+    Blocks while a name is resolved: call it before the loop runs. Raises ``CannotListen``. The caller closes them, or gives them to
+    ``Server.serve``.
+    """
+    where = f"[{host}]:{port}" if ":" in host else f"{host or '*'}:{port}"
+    opened: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in dict.fromkeys(found):
+            listener = socket.socket(family, kind, protocol)
+            opened.append(listener)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+            listener.setblocking(False)
+    except OSError as error:
+        for listener in opened:
+            listener.close()
+        raise CannotListen(error.errno, _sentence(where, error)) from error
+    return opened
+
+
+def _sentence(where: str, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    if isinstance(error, PermissionError):
+        return f"Cannot listen on {where}: this user may not use that port."
+    if "in use" in reason.lower():
+        return f"Cannot listen on {where}: another program is listening there already."
+    return f"Cannot listen on {where}: {reason}."
+
+
+class Server:
+    """HTTP/1.1 for one handler. ``hot`` holds the answers that need no handler."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        hot: HotPages,
+        *,
+        limits: Limits | None = None,
+        public_urls: Iterable[str] = (),
+        trusted_proxies: Iterable[str] = (),
+        metrics: Metrics | None = None,
+        clock: Clock = time.time,
+        scope: Callable[[str | None], str] = lambda authorization: "",
+    ) -> None:
+        """``trusted_proxies`` are networks (``10.0.0.0/8``); ``scope`` turns an ``Authorization`` value into the request's scope.
+
+        Raises ``ValueError`` for a malformed URL or network.
+        """
+        self.limits = limits or Limits()
+        self._hot = hot
+        self._metrics = metrics
+        self._doors: list[Door] = []
+        self._draining = False
+        self._house = House(
+            handler=handler,
+            hosts=Hosts(public_urls, trusted_proxies),
+            limits=self.limits,
+            clock=clock,
+            scope=scope,
+            closing=lambda: self._draining,
+            cold_reads=trio.CapacityLimiter(_COLD_READS),
+        )
+
+    async def serve(
+        self, listeners: list[socket.socket], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve on ``listeners``, which are closed in the end, until cancelled or drained."""
+        for listener in listeners:
+            host, port = listener.getsockname()[:2]
+            names = ["localhost", "127.0.0.1", "::1"]
+            if host in _WILDCARDS:
+                # The addresses that clients reach a wildcard by are added as they come.
+                names.append(socket.gethostname())
+            else:
+                names.insert(0, host)
+            for name in names:
+                self._house.hosts.own(name, port)
+        door = Door(self._house, self._hot, self._metrics)
+        self._doors.append(door)
+        try:
+            await door.run(listeners, task_status=task_status)
+        finally:
+            self._doors.remove(door)
+
+    async def drain(self) -> None:
+        """Stop accepting, let running answers finish for ``limits.drain_s``, then cut them; ``serve`` returns."""
+        self._draining = True
+        async with trio.open_nursery() as nursery:
+            for door in list(self._doors):
+                nursery.start_soon(door.drain)
+
+    def statistics(self) -> dict[str, int]:
+        """Open connections, those in a conversation, hot hits, and the hot store's own figures."""
+        totals = {"connections": 0, "busy": 0, "hits": 0}
+        for door in self._doors:
+            for name, count in door.statistics().items():
+                totals[name] += count
+        return totals | {f"hot_{name}": count for name, count in self._hot.statistics().items()}

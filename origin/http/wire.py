@@ -1,0 +1,76 @@
+"""Sockets as the server uses them: never blocking, and the same for plain and (later) TLS connections.
+
+``recv_nowait`` and ``send_nowait`` are attributes, not methods, so that a plain socket's own bound methods can stand there: the hot
+path calls each once per request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Wire(Protocol):
+    """One accepted connection."""
+
+    @property
+    def recv_nowait(self) -> Callable[[int], bytes]:
+        """Read up to so many bytes; ``b""`` at the end. Raises ``BlockingIOError`` when there is nothing yet, ``OSError`` when broken."""
+        ...
+
+    @property
+    def send_nowait(self) -> Callable[..., int]:
+        """Send what fits and say how much. Raises ``BlockingIOError`` when nothing does, ``OSError`` when broken."""
+        ...
+
+    def fileno(self) -> int: ...
+
+    def sendfile_nowait(self, fd: int, offset: int, count: int) -> int:
+        """Send bytes of a file; 0 when the file ends there. Raises ``BlockingIOError`` when nothing fits."""
+        ...
+
+    def finish(self) -> None:
+        """Say that nothing more will be sent; reading goes on."""
+        ...
+
+    def close(self) -> None:
+        """Close; what the kernel holds still goes out. Idempotent."""
+        ...
+
+    def abort(self) -> None:
+        """Close at once with a reset, dropping what the kernel holds. Idempotent."""
+        ...
+
+
+class PlainWire:
+    """A TCP connection without TLS."""
+
+    __slots__ = ("_sock", "recv_nowait", "send_nowait")
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self.recv_nowait: Callable[[int], bytes] = sock.recv
+        self.send_nowait: Callable[..., int] = sock.send
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def sendfile_nowait(self, fd: int, offset: int, count: int) -> int:
+        return os.sendfile(self._sock.fileno(), fd, offset, count)
+
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):  # the peer was quicker
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):  # closed already
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._sock.close()
