@@ -8,6 +8,18 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
+from tests.stage import (  # noqa: F401 -- fixtures, and the log of the edges that a failed test used
+    edge,
+    fake,
+    project,
+    pytest_runtest_makereport,
+    scratch,
+    shelf,
+    start_edge,
+    well_behaved,
+    workspace,
+)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 CLIENTS = ("pip", "uv", "poetry", "pdm")

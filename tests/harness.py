@@ -19,7 +19,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from tests.ageing import set_ahead
 from tests.wheels import Distribution
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,6 +170,7 @@ class Edge:
         self.data = directory / "data"
         self.config = directory / "edge.toml"
         self.log = directory / "edge.log"
+        self.clock = directory / "clock"
         self.upstream = upstream
         self.registry = dict(registry or {})
         self.top = top
@@ -179,6 +180,7 @@ class Edge:
         directory.mkdir(parents=True, exist_ok=True)
         self.data.mkdir(exist_ok=True)
         self._write_config()
+        set_ahead(self.clock, 0)
 
     @property
     def url(self) -> str:
@@ -200,7 +202,10 @@ class Edge:
         assert self._process is None
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edge", "serve", *self._options(), "--listen", f"127.0.0.1:{self.port}"],
+                [
+                    *[sys.executable, "-m", "tests.ageing", str(self.clock), "edge"],
+                    *["serve", *self._options(), "--listen", f"127.0.0.1:{self.port}"],
+                ],
                 cwd=ROOT,
                 env=clean_environment(self.directory / "home") | {"PYTHONPATH": str(ROOT)},
                 stdin=subprocess.DEVNULL,
@@ -283,6 +288,10 @@ class Edge:
 
     def _options(self) -> list[str]:
         return ["--config", str(self.config), "--data", str(self.data)]
+
+    def age(self, seconds: float) -> None:
+        """Set the edge's time of day so far ahead of the real one, at once and across restarts."""
+        set_ahead(self.clock, seconds)
 
     # -- what can be asked of it
 
@@ -694,10 +703,3 @@ class Pdm:
 PIP, UV, POETRY, PDM = Pip(), Uv(), Poetry(), Pdm()
 
 CLIENTS: Sequence[Client] = (PIP, UV, POETRY, PDM)
-
-
-@contextlib.contextmanager
-def workspace() -> Iterator[Workspace]:
-    """A workspace that is gone when the block ends."""
-    with tempfile.TemporaryDirectory(prefix="client-") as directory:
-        yield Workspace(Path(directory))

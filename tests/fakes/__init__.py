@@ -168,8 +168,11 @@ class FakePyPI:
 
     # -- how it answers
 
-    def mode(self, **settings: bool | str) -> None:
-        """Change how it answers everything: ``plain``, ``html_only``, ``validators``, ``layout`` (``hashed`` or ``relative``)."""
+    def mode(self, **settings: bool | str | float) -> None:
+        """Change how it answers everything: ``plain``, ``html_only``, ``validators``, ``layout`` (``hashed`` or ``relative``), ``ahead_s``.
+
+        ``ahead_s`` is how far ahead of the real clock its ``Date`` is.
+        """
         self._call("mode", **settings)
 
     def misbehave(self, match: str, **how: Any) -> int:

@@ -111,7 +111,13 @@ class Registry:
             self.projects: dict[str, Project] = {}
             self.by_path: dict[str, Upload] = {}
             self.serial = 20_000_000
-            self.settings: dict[str, Any] = {"plain": False, "html_only": False, "validators": True, "layout": "hashed"}
+            self.settings: dict[str, Any] = {
+                "plain": False,
+                "html_only": False,
+                "validators": True,
+                "layout": "hashed",
+                "ahead_s": 0,
+            }
             self.log: list[Record] = []
             self.numbers = 0
             self.misbehaviours.end(None)
@@ -512,7 +518,15 @@ class Server:
                         raise Hangup(hard=True)
                 answer = _spoil_head(request, self.registry.answer(request, how), how)
                 _finish_head(request, answer)
-                _send(connection, request, answer, how, record, self.registry.misbehaviours.arrive)
+                _send(
+                    connection,
+                    request,
+                    answer,
+                    how,
+                    record,
+                    self.registry.misbehaviours.arrive,
+                    self.registry.settings["ahead_s"],
+                )
                 if request.version == "HTTP/1.0" or request.headers.get("connection", "").lower() == "close":
                     return
 
@@ -610,6 +624,7 @@ def _send(
     how: list[Misbehaviour],
     record: Record,
     arrive: Callable[[Misbehaviour], None],
+    ahead_s: float,
 ) -> None:
     start, stop = _window(request, answer)
     endless = any(one.endless for one in how)
@@ -620,7 +635,7 @@ def _send(
         answer.set("Content-Encoding", "gzip")
     if answer.status != 304:
         answer.set(*(("Transfer-Encoding", "chunked") if endless else ("Content-Length", str(length))))
-    answer.set("Date", formatdate(usegmt=True))
+    answer.set("Date", formatdate(time.time() + ahead_s, usegmt=True))
     head = f"HTTP/1.1 {answer.status} {REASONS.get(answer.status, 'Whatever')}\r\n"
     head += "".join(f"{name}: {value}\r\n" for name, value in answer.headers) + "\r\n"
     record.status = answer.status
