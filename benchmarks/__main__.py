@@ -1,0 +1,40 @@
+"""``python -m benchmarks [WHAT]``: measure, print a table, leave the raw figures in ``benchmarks/out/``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from . import hot, memory, outage, stampede
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument(
+        "what",
+        nargs="*",
+        metavar="WHAT",
+        help="hot (default): pages, 304, wheels beside nginx; stampede: 100 clients on one cold wheel; "
+        "memory: 1,000 slow readers, a listing of 20,000 files; outage: pip while the registry is down; all",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=1.0, help="seconds for each measurement of a round (default %(default)s)"
+    )
+    options = parser.parse_args()
+    benchmarks: dict[str, Callable[[], bool]] = {
+        "hot": lambda: hot.run(options.rounds, options.seconds),
+        "stampede": stampede.run,
+        "memory": memory.run,
+        "outage": lambda: outage.run(min(options.rounds, 3)),
+    }
+    wanted = options.what or ["hot"]
+    if unknown := sorted(set(wanted) - benchmarks.keys() - {"all"}):
+        parser.error(f"there is no benchmark named {', '.join(unknown)}: choose from {', '.join(benchmarks)}, all")
+    met = [benchmarks[name]() for name in (benchmarks if "all" in wanted else wanted)]
+    return 0 if all(met) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
