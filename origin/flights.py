@@ -413,8 +413,8 @@ class Flights:
         for key in [key for key, (_, until) in self._failed.items() if until <= now]:
             del self._failed[key]
         match error:
-            case Corrupt():
-                memo_s = self._random.uniform(4, 5)
+            case Corrupt() | NotFound():
+                memo_s = self._random.uniform(4, 5)  # a file that its listing has and upstream has not is upstream out of step
             case Unavailable():
                 memo_s = min(self._random.uniform(1, 2), error.retry_after_s)
             case Refused():

@@ -331,7 +331,7 @@ async def test_a_failure_at_some_byte_reaches_every_reader_once_and_is_shared_fo
         (Corrupt("not JSON"), 4, 5),
         (Unavailable("silent", 30), 1, 2),
         (Unavailable("busy", 1), 1, 1),
-        (NotFound("no such file"), 1, 2),
+        (NotFound("no such file"), 4, 5),
         (Refused(Refuse("we do not like it", "rule")), 0, 0),
         (KeyError("a bug"), 1, 2),
     ],

@@ -1,0 +1,186 @@
+"""Connections to upstreams: trust, egress, and which addresses a registry may send us to.
+
+A listing and a redirect carry URLs that somebody else wrote. A name in them must not lead into our own network: it is resolved once,
+*every* address is checked, and the connection is made to a checked address, so that a second look-up cannot give another answer. Server
+name and ``Host`` stay those of the URL. Upstreams as configured are the operator's own word and are not checked.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import ssl
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import httpcore
+import httpx
+import trio
+
+from .failures import AddressRefused, NameFailure
+
+type Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+type Network = Literal["public", "private", "loopback", "metadata"]
+
+METADATA = frozenset(
+    ipaddress.ip_address(text)
+    # Where cloud machines are told their credentials: AWS and most others, AWS over IPv6, Alibaba, Azure's agent.
+    for text in ("169.254.169.254", "169.254.170.2", "fd00:ec2::254", "100.100.100.200", "168.63.129.16")
+)
+
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""IPv4 addresses as IPv6-only networks write them. Source: RFC 6052 §2.1."""
+
+IDLE_CONNECTIONS = 80
+"""How many connections a pool keeps. httpcore counts busy ones too before it closes an idle one: as many as may be busy at once."""
+
+STAGGER_S = 0.25
+"""How much later than the one before the connection to a host's next address is tried. Source: RFC 8305 §5."""
+
+
+def trust(ca: Path | None) -> ssl.SSLContext:
+    """The operating system's trust store (``SSL_CERT_FILE`` is heard), and ``ca`` on top of it.
+
+    Raises ``ValueError``, naming the file, if ``ca`` is not a readable file of PEM certificates.
+    """
+    context = ssl.create_default_context()
+    if ca is not None:
+        before = len(context.get_ca_certs())
+        try:
+            context.load_verify_locations(cafile=ca)
+        except ssl.SSLError as error:
+            raise ValueError(f"upstream.ca: {ca} holds no PEM certificates ({error.reason or error})") from error
+        except OSError as error:
+            raise ValueError(f"upstream.ca: {ca} cannot be read ({error.strerror})") from error
+        if not ca.stat().st_size or len(context.get_ca_certs()) < before:
+            raise ValueError(f"upstream.ca: {ca} holds no certificates")
+    return context
+
+
+def network_of(address: Address) -> Network:
+    """Say to which kind of network an address belongs; wrapped IPv4 addresses are unwrapped first."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address in NAT64:
+            return network_of(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+        wrapped = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
+        if wrapped is not None:
+            return network_of(wrapped)
+    if address in METADATA or address.is_link_local:
+        return "metadata"
+    if address.is_loopback or address.is_unspecified:
+        return "loopback"
+    if address.is_global and not address.is_multicast:
+        return "public"
+    return "private"
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The host's addresses, in the system's order of preference. Raises ``NameFailure``."""
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise NameFailure(error) from error
+    addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
+    if not addresses:
+        raise NameFailure("no address")
+    return addresses
+
+
+class CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to public addresses, to ``trusted`` hosts wherever they are, and to the kinds of network where ``home`` itself is.
+
+    (A registry on the company's own network keeps its files there too; a public one does not.) Names are lower-case.
+    ``trusted=None`` trusts every host: behind a proxy, which does the resolving.
+    """
+
+    def __init__(self, home: str, trusted: frozenset[str] | None) -> None:
+        self._home = home
+        self._trusted = trusted
+        self._tcp = httpcore.TrioBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        addresses = await resolve(host, port)
+        if self._trusted is not None and host.lower() not in self._trusted:
+            await self._check(addresses, port)
+        return await self._race(addresses, port, timeout)
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        raise AddressRefused("is no network address")
+
+    async def sleep(self, seconds: float) -> None:
+        await trio.sleep(seconds)
+
+    async def _check(self, addresses: list[str], port: int) -> None:
+        networks = {network_of(ipaddress.ip_address(text.partition("%")[0])) for text in addresses}
+        if networks <= {"public"}:
+            return
+        home = {network_of(ipaddress.ip_address(text.partition("%")[0])) for text in await resolve(self._home, port)}
+        refused = networks - {"public"} - (home - {"metadata"})
+        if refused:
+            raise AddressRefused(f"is at a {min(refused)} address, where its registry may not send us")
+
+    async def _race(self, addresses: list[str], port: int, timeout_s: float | None) -> httpcore.AsyncNetworkStream:
+        """Try the addresses one a little after the other; the first connection wins. (RFC 8305, without its finer points.)"""
+        won: list[httpcore.AsyncNetworkStream] = []
+        lost: list[Exception] = []
+        failed = [trio.Event() for _ in addresses]
+
+        async def attempt(number: int, scope: trio.CancelScope) -> None:
+            if number:
+                with trio.move_on_after(STAGGER_S):
+                    await failed[number - 1].wait()
+            try:
+                stream = await self._tcp.connect_tcp(addresses[number], port, timeout=timeout_s)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                lost.append(error)
+                failed[number].set()
+                return
+            if won:
+                await stream.aclose()
+                return
+            won.append(stream)
+            scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for number in range(len(addresses)):
+                nursery.start_soon(attempt, number, nursery.cancel_scope)
+        if won:
+            return won[0]
+        raise lost[0]
+
+
+def open_pool(home: str, trusted: frozenset[str], context: ssl.SSLContext, proxy: str | None) -> httpcore.AsyncConnectionPool:
+    """A pool of HTTP/1.1 connections for one upstream, never shared with another: what one may reach the other may not.
+
+    The pool does not limit their number; its user does. Raises ``ValueError`` for a proxy URL that is not ``http`` or ``https``.
+    """
+    if proxy is None:
+        return httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=None,
+            max_keepalive_connections=IDLE_CONNECTIONS,
+            keepalive_expiry=30,
+            network_backend=CheckedBackend(home, trusted),
+        )
+    url = httpx.URL(proxy)
+    if url.scheme not in {"http", "https"} or not url.host:
+        raise ValueError("upstream.proxy: not an http:// or https:// URL with a host")
+    return httpcore.AsyncHTTPProxy(
+        proxy_url=httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=b"/"),
+        proxy_auth=(url.username, url.password) if url.username else None,
+        ssl_context=context,
+        proxy_ssl_context=context if url.scheme == "https" else None,
+        max_connections=None,
+        max_keepalive_connections=IDLE_CONNECTIONS,
+        keepalive_expiry=30,
+        network_backend=CheckedBackend(url.host, None),
+    )
