@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -54,7 +54,7 @@ class Mirror:
 
     def __init__(
         self,
-        instances: Mapping[str, Instance],
+        instances: Iterable[Instance],
         service: Service,
         renderings: Renderings,
         hot: HotPages,
@@ -62,7 +62,7 @@ class Mirror:
         deployment: str,
     ) -> None:
         # The longest path first, so that an instance beneath another's path is found.
-        self._instances = sorted(instances.values(), key=lambda i: -len(i.path))
+        self._instances = sorted(instances, key=lambda i: -len(i.path))
         self._service = service
         self._renderings = renderings
         self._hot = hot
@@ -75,13 +75,13 @@ class Mirror:
         kind, registry = "other", ""
         try:
             if self._loops(request):
-                return problem(508, "Loop detected", "this request has already passed through this edge", request=request)
+                return problem(508, "Loop detected", "this request has already passed through this edge", instance=request.target)
             if not request.target.startswith("/"):
                 return problem(
                     403,
                     "Not a proxy",
                     "this edge answers as a mirror only; use its address as the index URL",
-                    request=request,
+                    instance=request.target,
                 )
             raw = request.target
             if raw.startswith("/-/"):
@@ -102,11 +102,13 @@ class Mirror:
                             kind = "local"
                             return self._answer(request, instance, resource)
                         case Relay() | None:
-                            return problem(404, "Not found", "no such thing in this registry", request=request)
+                            return problem(404, "Not found", "no such thing in this registry", instance=request.target)
                 if raw.partition("?")[0] == instance.path[:-1]:
                     return _redirect(301, instance.path)
             targets.parse(raw)
-            return problem(404, "Not found", "no registry is offered at this path; see the edge's start-up message", request=request)
+            return problem(
+                404, "Not found", "no registry is offered at this path; see the edge's start-up message", instance=request.target
+            )
         except Exception as error:  # noqa: BLE001 -- the border: every failure is an answer; problems.respond logs what is our fault
             response = respond(error, request)
             self._tally(registry, kind, _outcome(error), request, response)
@@ -126,7 +128,9 @@ class Mirror:
         coding = negotiate_coding(request.header("accept-encoding"), CODINGS)
         base = request.base + instance.path
         rendered = await self._renderings.render(registry, view, media_type, coding, base, keep=request.listed)
-        response = Response(200, _page_headers(registry, view, rendered.media_type, rendered.coding, rendered.etag), rendered.body)
+        response = Response(
+            200, _page_headers(registry, view, rendered.media_type, rendered.coding, rendered.etag), rendered.body
+        )
         tally = self._metrics.tally("mirror", registry.name, "page", view.outcome)
         response.delivered = _counting(tally)
         if view.fresh:
@@ -176,7 +180,7 @@ class Mirror:
         if local.location:
             return _redirect(local.status, instance.path + local.location)
         if local.status >= 400:
-            response = problem(local.status, _TITLES.get(local.status, "Refused"), local.message, request=request)
+            response = problem(local.status, _TITLES.get(local.status, "Refused"), local.message, instance=request.target)
             if local.status == 405:
                 response.headers.append(("Allow", "GET, HEAD"))
             return response
@@ -185,7 +189,7 @@ class Mirror:
     async def _local(self, request: Request) -> Response:
         target = targets.parse(request.target.partition("?")[0], encoded_slash=True)
         if request.method not in ("GET", "HEAD"):
-            response = problem(405, "Method not allowed", "only GET and HEAD here", request=request)
+            response = problem(405, "Method not allowed", "only GET and HEAD here", instance=request.target)
             response.headers.append(("Allow", "GET, HEAD"))
             return response
         match target.segments[1:]:
@@ -204,7 +208,7 @@ class Mirror:
                 body = msgspec.json.format(msgspec.json.encode(found), indent=2)
                 return Response(200, [("Content-Type", "application/json"), ("Cache-Control", "no-store")], body + b"\n")
             case _:
-                return problem(404, "Not found", "known here: /-/live /-/ready /-/metrics /-/why/<purl>", request=request)
+                return problem(404, "Not found", "known here: /-/live /-/ready /-/metrics /-/why/<purl>", instance=request.target)
 
     def _tally(self, registry: str, kind: str, outcome: str, request: Request, response: Response) -> None:
         response.delivered = _counting(self._metrics.tally("mirror", registry, kind, outcome))

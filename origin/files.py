@@ -69,6 +69,7 @@ class Files:
         clock: Clock,
         threads: trio.CapacityLimiter,
         event: Callable[[str, str, str], Awaitable[None]],
+        make_room: Callable[[int], Awaitable[object]],
         *,
         serve_removed: frozenset[str] = frozenset(),
     ) -> None:
@@ -83,7 +84,7 @@ class Files:
         self._serve_removed = serve_removed
         self._bound: OrderedDict[File, Binding] = OrderedDict()
         self._used: dict[Digest, float] = {}
-        self._bench = Workbench(sources, blobs, catalog, self.judge, event, clock, threads)
+        self._bench = Workbench(sources, blobs, catalog, self.judge, event, make_room, clock, threads)
 
     def judge(self, file: File) -> Verdict:
         """What the rules now in force say of a resolved file."""
@@ -258,7 +259,7 @@ def _entry(registry: Registry, held: HeldPage | None, file: File) -> Entry | Non
 
 
 def _lists(registry: Registry, held: HeldPage, file: File) -> bool:
-    return _entry(registry, held, file) is not None
+    return _entry(registry, held, registry.subject(file)) is not None
 
 
 def _sha256_of(entry: Entry) -> Digest | None:

@@ -54,7 +54,9 @@ class Metrics:
         self.events = Counter("leeward_events", "Events by kind", ["kind"], registry=r)
         # Which rules are in force, and did the last edit of them fail?
         self.rules = Gauge("leeward_rules", "Rules in force", registry=r)
-        self.rules_invalid = Gauge("leeward_rules_invalid", "1 while the rules on disk are invalid and the last good ones stay", registry=r)
+        self.rules_invalid = Gauge(
+            "leeward_rules_invalid", "1 while the rules on disk are invalid and the last good ones stay", registry=r
+        )
         # Were access records lost to a full buffer?
         self.access_lost = Counter("leeward_access_records_lost", "Access records dropped", registry=r)
         # How many client connections are open?

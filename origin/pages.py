@@ -244,9 +244,7 @@ class Pages:
                 if not held.validity.valid:
                     held.validity = Validity(held.answer.stamp.fresh_until)
         answer = held.answer
-        return PageView(
-            held.view, answer.stamp, held.validity, answer.received_at, answer.serial, outcome, cache_status
-        )
+        return PageView(held.view, answer.stamp, held.validity, answer.received_at, answer.serial, outcome, cache_status)
 
     async def _sidecars(self, page: Page) -> dict[str, Digest]:
         if page.view:
@@ -326,9 +324,7 @@ class Pages:
     async def _received(self, page: Page, held: HeldPage | None, answer: Received) -> Refreshed:
         registry = self._registries[page.registry]
         try:
-            listing = await self._work(
-                len(answer.body), lambda: registry.read(page, answer.body, answer.media_type, answer.url)
-            )
+            listing = await self._work(len(answer.body), lambda: registry.read(page, answer.body, answer.media_type, answer.url))
         except ValueError as error:
             await self._event("unparsable-page", page.key, str(error))
             raise Corrupt(f"upstream sent something else than the page of {page.project}: {error}") from None

@@ -87,6 +87,7 @@ class Service:
             clock,
             threads,
             self._event,
+            self.evict,
             serve_removed=serve_removed,
         )
 
@@ -123,7 +124,7 @@ class Service:
         try:
             await self._catalog.record_event(Event(self.clock(), kind, subject, detail))
         except Unavailable as error:
-            log.error("the event could not be recorded: %s", error)
+            log.warning("the event could not be recorded: %s", error)
 
     # ---- house-keeping
 
@@ -154,13 +155,18 @@ class Service:
         await self._files.flush_uses()
         await self.accesses.flush()
 
-    async def evict(self) -> int:
-        """Delete the least recently used blobs until the store is back at ``normal``; returns how many bytes were freed."""
-        need = self._blobs.pressure_bytes()
-        if need <= 0:
+    async def evict(self, more: int = 0) -> int:
+        """Delete the least recently used blobs until the store is at ``normal`` with ``more`` bytes to come; returns the bytes freed."""
+        if self._blobs.pressure_bytes(more) <= 0:
             return 0
         freed = 0
         async with self._purging:
+            # Whoever held the lock before may have made room enough.
+            need = self._blobs.pressure_bytes(more)
+            if need <= 0:
+                return 0
+            # What was read a moment ago must not look unused.
+            await self._files.flush_uses()
             for digest, size in await self._catalog.victims(need):
                 # The row goes first: a crash in between leaves an unreferenced blob for gc, never a row without its blob.
                 await self._catalog.drop(digest)
@@ -214,22 +220,22 @@ class Service:
     async def _why(self, registry: Registry, project: str, version: str | None) -> dict[str, object]:
         page = Page(registry.name, project)
         held = await self._pages.held(page)
-        files: list[dict[str, object]] = []
-        for binding in await self._catalog.bindings(registry.name, project):
-            if version is None or _same_version(registry, binding.file.version, version):
-                files.append(
-                    {
-                        "file": binding.file.filename,
-                        "version": binding.file.version,
-                        "digest": str(binding.digest),
-                        "size": binding.size,
-                        "bound_at": _time(binding.bound_at),
-                        "held": await self._catalog.held(binding.digest) is not None,
-                    }
-                )
+        files: list[dict[str, object]] = [
+            {
+                "file": binding.file.filename,
+                "version": binding.file.version,
+                "digest": str(binding.digest),
+                "size": binding.size,
+                "bound_at": _time(binding.bound_at),
+                "held": await self._catalog.held(binding.digest) is not None,
+            }
+            for binding in await self._catalog.bindings(registry.name, project)
+            if version is None or _same_version(registry, binding.file.version, version)
+        ]
         verdict = judge(self.rules, registry, project, version) if version is not None else None
         refused = sorted(held.view.restrictions) if held is not None and held.view is not None else []
-        events = await self._catalog.events(20, subject=f"{registry.name}:{project}:")
+        about = f"{registry.name}:{project}:"
+        events = [e for e in await self._catalog.events(1000) if e.subject.startswith(about)][:20]
         first = files[0] if files else {}
         return {
             "instance": registry.name,

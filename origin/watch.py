@@ -52,7 +52,7 @@ async def watch_rules(
             rules = load(path)
         except (ValueError, OSError) as error:
             metrics.rules_invalid.set(1)
-            log.error("the rules stay as they were: %s", error)
+            log.warning("the rules stay as they were: %s", error)
             continue
         apply(rules)
         metrics.rules_invalid.set(0)

@@ -96,6 +96,6 @@ class BlobStore(Protocol):
         """``normal``, ``pressure`` (evict), ``no-admit`` (nothing new is stored) or ``read-only``."""
         ...
 
-    def pressure_bytes(self) -> int:
-        """How many bytes should be evicted now to be back at ``normal``; 0 if none."""
+    def pressure_bytes(self, more: int = 0) -> int:
+        """How many bytes should be evicted now to be back at ``normal`` with ``more`` bytes added; 0 if none."""
         ...

@@ -479,18 +479,21 @@ class DiskBlobs:
             return "no-admit"
         return "pressure" if self.pressure_bytes() else "normal"
 
-    def pressure_bytes(self) -> int:
+    def pressure_bytes(self, more: int = 0) -> int:
         """How many bytes to evict to be back at the low-water mark; 0 if no high-water mark is passed; never more than is held.
+
+        ``more`` bytes that are about to be written count as if they were there.
 
         Deleted blobs still being read count for admission but not here: evicting more would not free them sooner.
         """
         over = 0
         if self.limit_bytes is not None:
-            used = self._held_bytes + self._reserved
+            used = self._held_bytes + self._reserved + more
             if used > self._high_water * self.limit_bytes:
                 over = used - int(self._low_water * self.limit_bytes)
-        if self._room.free_bytes < self._reserve_bytes * 3 // 2:
-            over = max(over, self._reserve_bytes * 2 - self._room.free_bytes)
+        free_bytes = self._room.free_bytes - more
+        if free_bytes < self._reserve_bytes * 3 // 2:
+            over = max(over, self._reserve_bytes * 2 - free_bytes)
         if self._room.inodes and self._held_blobs and self._room.free_inodes < self._reserve_inodes * 3 // 2:
             blobs = self._reserve_inodes * 2 - self._room.free_inodes
             over = max(over, blobs * self._held_bytes // self._held_blobs)

@@ -97,10 +97,10 @@ class MemoryBlobs:
             return "normal"
         return "pressure" if self._used < self.limit_bytes else "no-admit"
 
-    def pressure_bytes(self) -> int:
-        if self.limit_bytes is None or self.state() == "normal":
+    def pressure_bytes(self, more: int = 0) -> int:
+        if self.limit_bytes is None or self._used + more <= 0.95 * self.limit_bytes:
             return 0
-        return min(self._used - int(0.9 * self.limit_bytes), sum(os.fstat(fd).st_size for fd in self._files.values()))
+        return min(self._used + more - int(0.9 * self.limit_bytes), sum(os.fstat(fd).st_size for fd in self._files.values()))
 
     def close(self) -> None:
         """Forget everything. Idempotent."""

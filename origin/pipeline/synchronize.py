@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import trio
 
@@ -35,13 +36,16 @@ METADATA_LIMIT_BYTES = 10 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Workbench:
-    """What synchronizing needs. ``judge`` is asked at the start and again at the end; ``event(kind, subject, detail)`` tells operators."""
+    """What synchronizing needs. ``judge`` is asked at the start and again at the end; ``event(kind, subject, detail)`` tells operators;
+    ``make_room(size)`` evicts what has to go before ``size`` bytes are spooled.
+    """
 
     sources: Sequence[Source]
     blobs: BlobStore
     catalog: Catalog
     judge: Callable[[File], Verdict]
     event: Callable[[str, str, str], Awaitable[None]]
+    make_room: Callable[[int], Awaitable[object]]
     clock: Clock
     threads: trio.CapacityLimiter
 
@@ -75,9 +79,7 @@ def initialize(bench: Workbench, registry: Registry, file: File, entry: Entry) -
     return Initialized(registry, file, entry)
 
 
-async def retrieve(
-    flight: Flight[Stored], bench: Workbench, initialized: Initialized, spools: list[Spool]
-) -> Retrieved:
+async def retrieve(flight: Flight[Stored], bench: Workbench, initialized: Initialized, spools: list[Spool]) -> Retrieved:
     """Fetch the bytes into a spool, from the first source that has them, resuming a broken transfer where it broke.
 
     A resumed body may come from another source: the digest over the whole covers mixing, which is why a file without a proven
@@ -107,6 +109,7 @@ async def _retrieve_from(
                 if transfer is None:
                     size = _agreed_size(file, entry, stream.head)
                     algorithms = sorted({d.algorithm for d in (*entry.digests, *stream.head.digests)} - {"sha256"})
+                    await bench.make_room(size or 0)
                     spool = await bench.blobs.spool(algorithms, size)
                     spools.append(spool)
                     flight.began(spool.fileno(), size)
@@ -232,7 +235,7 @@ async def scan(bench: Workbench, assembled: Assembled) -> Scanned:
 
 def _check_archive(fd: int, filename: str) -> str:
     # A descriptor opened anew has an offset of its own; ``dup`` would share it with the spool's writer and the followers.
-    with open(f"/proc/self/fd/{fd}", "rb") as f:
+    with Path(f"/proc/self/fd/{fd}").open("rb") as f:
         try:
             check_archive(f, filename)
         except ValueError as error:
@@ -246,9 +249,7 @@ async def parse(bench: Workbench, scanned: Scanned) -> Parsed:
     file, entry = initialized.file, initialized.entry
     if scanned.oddity:
         return Parsed(scanned, None)
-    metadata = await trio.to_thread.run_sync(
-        _read_metadata, spool.fileno(), spool.written, file.filename, limiter=bench.threads
-    )
+    metadata = await trio.to_thread.run_sync(_read_metadata, spool.fileno(), spool.written, file.filename, limiter=bench.threads)
     if metadata is not None and entry.sidecar:
         for digest in entry.sidecar:
             if digest.algorithm == "sha256" and _sha256(metadata) != digest:
@@ -287,9 +288,7 @@ async def store(bench: Workbench, decided: Decided) -> Stored:
     assembled = parsed.scanned.assembled
     retrieved = assembled.retrieved
     file = retrieved.initialized.file
-    binding = Binding(
-        file, assembled.digest, retrieved.spool.written, bench.clock(), assembled.aliases, retrieved.media_type
-    )
+    binding = Binding(file, assembled.digest, retrieved.spool.written, bench.clock(), assembled.aliases, retrieved.media_type)
     if not retrieved.spool.durable:
         return Stored(binding, kept=False)
     try:

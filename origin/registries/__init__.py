@@ -57,6 +57,10 @@ class Registry(Protocol):
         """Choose one of ``variants(page)`` for an ``Accept`` value (and the raw target's query, where a format may stand there)."""
         ...
 
+    def subject(self, file: File) -> File:
+        """The file that ``file`` is a sidecar of (metadata, signature); ``file`` itself if it is none."""
+        ...
+
     def listing_page(self, file: File) -> Page:
         """The page that lists ``file``."""
         ...

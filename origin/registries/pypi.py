@@ -162,6 +162,10 @@ class PyPI:
     def negotiate(self, page: Page, accept: str | None, target: str) -> str:
         return _negotiate(_view(page), accept or "", target.partition("?")[2])
 
+    def subject(self, file: File) -> File:
+        plain, ending = names.without_sidecar(file.filename)
+        return msgspec.structs.replace(file, filename=plain, path=file.path.removesuffix(ending)) if ending else file
+
     def listing_page(self, file: File) -> Page:
         return Page(self.name, file.project, "")
 

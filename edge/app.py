@@ -1,0 +1,158 @@
+"""The wiring of an edge: a node with a front door. ``main`` is ``edge serve``."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from origin.app import Node, open_node
+from origin.control import Command, serve_control
+from origin.http.hot import HotPages
+from origin.http.listen import Limits, Server, open_tcp
+from origin.policy.rules import Rule, parse_rule
+from origin.settings import SettingsError, listen_address
+from origin.watch import identity, watch_rules
+
+from . import clients
+from .mirror import Instance, Mirror
+from .render import Renderings
+from .settings import EdgeSettings, Loaded, load_rules
+
+log = logging.getLogger("leeward.edge")
+
+SOCKET = "edge.sock"
+
+
+def main(loaded: Loaded) -> int:
+    """Serve until SIGTERM or SIGINT, then drain. Returns the exit status.
+
+    Raises ``SettingsError``, ``datadir.Locked`` or ``OSError``, each with a sentence for the operator.
+    """
+    _require_supported(loaded.settings)
+    # Bound before the store is opened: a taken port is the likeliest complaint and should come first.
+    listeners = open_tcp(*listen_address(loaded.settings.listen))
+    trio.run(serve, loaded, listeners)
+    return 0
+
+
+async def serve(
+    loaded: Loaded, listeners: list[socket.socket], task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run an edge until cancelled or told to stop by a signal. ``task_status`` gives its base URL once it listens."""
+    settings = loaded.settings
+    base = _base_url(listeners[0])
+    seen = identity(loaded.config_path) if loaded.config_path is not None else None
+    async with open_node(settings.data, settings.registries, settings.upstream, settings.store) as node:
+        node.service.set_rules(_rules(settings.rules))
+        hot = HotPages(settings.store.memory_bytes)
+        server = _server(settings, node, hot)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, settings.data / SOCKET, node.service.commands())
+            if loaded.config_path is not None:
+                path = loaded.config_path
+                nursery.start_soon(watch_rules, path, _load_rules, node.service.set_rules, node.metrics, seen)
+            serving = await nursery.start(_serve, server, listeners)
+            nursery.start_soon(_stop_on_signal, server, serving)
+            print(clients.how_to(base, settings.registries), flush=True)
+            log.info("serving", extra={"at": base, "data": str(settings.data), "rules": len(node.service.rules)})
+            task_status.started(base)
+            await serving.wait()
+            nursery.cancel_scope.cancel()
+
+
+async def _serve(
+    server: Server, listeners: list[socket.socket], task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED
+) -> None:
+    ended = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(server.serve, listeners)
+        task_status.started(ended)
+    ended.set()
+
+
+async def _stop_on_signal(server: Server, serving: trio.Event) -> None:
+    """Drain on the first SIGTERM or SIGINT; a second one is somebody in a hurry."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("%s: draining", signal.Signals(number).name)
+            break
+        async with trio.open_nursery() as nursery:
+
+            async def drain() -> None:
+                await server.drain()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(drain)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+        log.info("stopped")
+        serving.set()
+
+
+@asynccontextmanager
+async def offline(settings: EdgeSettings) -> AsyncIterator[Mapping[str, Command]]:
+    """The commands on the store itself, while no edge runs on it."""
+    async with open_node(settings.data, settings.registries, settings.upstream, settings.store, connected=False) as node:
+        node.service.set_rules(_rules(settings.rules))
+        commands = dict(node.service.commands())
+        del commands["refresh"]
+        yield commands
+
+
+def _rules(raw: Sequence[Mapping[str, object]]) -> list[Rule]:
+    return [parse_rule(rule) for rule in raw]
+
+
+def _load_rules(path: Path) -> list[Rule]:
+    return _rules(load_rules(path))
+
+
+def _base_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- recognised, not chosen
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+
+
+def _require_supported(settings: EdgeSettings) -> None:
+    """Stop rather than run without something that was asked for."""
+    asked = {
+        "origin": settings.origin is not None,
+        "siblings": bool(settings.siblings),
+        "tls": settings.tls.cert is not None,
+        "proxy.users": bool(settings.proxy.users),
+    }
+    for name, is_set in asked.items():
+        if is_set:
+            raise SettingsError(
+                f"{name} is set, but this release serves the mirror face over plain HTTP from the registries only"
+            )
+
+
+def _server(settings: EdgeSettings, node: Node, hot: HotPages) -> Server:
+    instances = [Instance(node.registries[name], s.path) for name, s in settings.registries.items()]
+    renderings = Renderings(settings.store.memory_bytes, trio.CapacityLimiter(2))
+    mirror = Mirror(instances, node.service, renderings, hot, node.metrics, node.deployment)
+    asked = settings.server.limits
+    limits = Limits(
+        head_bytes=asked.header_bytes,
+        body_bytes=asked.body_bytes,
+        head_s=asked.header_timeout_s,
+        idle_s=asked.idle_timeout_s,
+        connections=asked.connections,
+        stall_s=asked.send_timeout_s,
+        drain_s=settings.server.drain_s,
+    )
+    return Server(
+        mirror.handle,
+        hot,
+        limits=limits,
+        public_urls=settings.server.public_urls,
+        trusted_proxies=settings.server.trusted_proxies,
+        metrics=node.metrics,
+    )

@@ -1,0 +1,123 @@
+"""The wiring of a node: the only place that knows what is plugged into what."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import trio
+
+from .blobs.disk import DiskBlobs
+from .catalog.sqlite import SqliteCatalog
+from .datadir import DataDirectory
+from .flights import open_flights
+from .metrics import Metrics
+from .model import Clock
+from .registries import Registry
+from .registries.kinds import create
+from .service import Service
+from .settings import RegistrySettings, StoreSettings, UpstreamSettings
+from .sources import Source
+from .sources.registry import RegistrySource, Timeouts, Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node at work. ``deployment`` names it in ``CDN-Loop``."""
+
+    service: Service
+    registries: Mapping[str, Registry]
+    metrics: Metrics
+    deployment: str
+
+
+@asynccontextmanager
+async def open_node(
+    data: Path,
+    registries: Mapping[str, RegistrySettings],
+    upstream: UpstreamSettings,
+    store: StoreSettings,
+    *,
+    connected: bool = True,
+    clock: Clock = time.time,
+) -> AsyncIterator[Node]:
+    """Open a node on its data directory and run it until the block ends.
+
+    ``connected=False`` opens the store alone, for commands while no node runs: nothing is asked of any upstream. Raises
+    ``errors.Unusable`` (``datadir.Locked`` if another process has the directory) and ``ValueError``, with a sentence each.
+    """
+    metrics = Metrics()
+    rules_of = {name: create(s.kind, name, s.upstream, s.aliases) for name, s in registries.items()}
+    with DataDirectory.open(data):
+        catalog = await SqliteCatalog.open(data / "catalog.sqlite")
+        try:
+            blobs = DiskBlobs(
+                data / "blobs", limit_bytes=store.limit_bytes, memory_bytes=store.memory_bytes, metrics=metrics
+            )
+            await blobs.sweep()
+            deployment = await catalog.recall("deployment")
+            if deployment is None:
+                deployment = secrets.token_hex(8)
+                await catalog.remember("deployment", deployment)
+            async with open_flights(metrics) as flights, trio.open_nursery() as nursery:
+                sources: list[Source] = []
+                if connected:
+                    source = RegistrySource(
+                        {name: _upstream(rules_of[name], s, upstream) for name, s in registries.items()},
+                        clock=clock,
+                        metrics=metrics,
+                        user_agent=f"leeward/{release()}",
+                        deployment_id=deployment,
+                    )
+                    await nursery.start(source.run)
+                    sources.append(source)
+                service = Service(
+                    rules_of,
+                    sources,
+                    blobs,
+                    catalog,
+                    flights,
+                    metrics,
+                    clock,
+                    serve_removed=frozenset(name for name, s in registries.items() if s.removed == "serve"),
+                )
+                await service.keep_house()
+                if connected:
+                    nursery.start_soon(service.run)
+                yield Node(service, rules_of, metrics, deployment)
+                nursery.cancel_scope.cancel()
+        finally:
+            # The catalogue's last transaction must not be cut short; bounded by one checkpoint of the write-ahead log.
+            with trio.move_on_after(10, shield=True):
+                await catalog.close()
+
+
+def release() -> str:
+    """Leeward's own version."""
+    try:
+        return version("leeward")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _upstream(registry: Registry, settings: RegistrySettings, upstream: UpstreamSettings) -> Upstream:
+    return Upstream(
+        registry=registry,
+        aliases=frozenset(settings.aliases),
+        fresh_s=settings.fresh_s,
+        username=settings.username,
+        password=settings.password,
+        token=settings.token,
+        proxy=upstream.proxy,
+        ca=upstream.ca,
+        timeouts=Timeouts(
+            connect_s=upstream.connect_timeout_s, first_byte_s=upstream.answer_timeout_s, stall_s=upstream.idle_timeout_s
+        ),
+        page_limit_bytes=settings.page_limit_bytes,
+        file_limit_bytes=settings.file_limit_bytes,
+    )

@@ -1,0 +1,203 @@
+"""A source that does as it is told, and a service standing on it in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from origin.blobs.disk import DiskBlobs
+from origin.catalog.memory import MemoryCatalog
+from origin.errors import NotFound, Unavailable
+from origin.flights import Flights, open_flights
+from origin.metrics import Metrics
+from origin.model import Entry, File, Page, Stamp
+from origin.policy.rules import Rule, parse_rule
+from origin.registries.pypi import PyPI
+from origin.service import Service
+from origin.sources import Absent, Answer, FileHead, FileStream, Known, NotModified, Received
+
+UPSTREAM = "http://pypi.test/simple/"
+MEDIA_TYPE = "application/vnd.pypi.simple.v1+json"
+EPOCH = 1_700_000_000.0
+FRESH_S = 600.0
+STALE_S = 30 * 86400.0
+
+
+def now() -> float:
+    """The day as the tests' clock has it: UTC seconds that pass with trio's clock."""
+    return EPOCH + trio.current_time()
+
+
+def stamp(fresh_s: float = FRESH_S) -> Stamp:
+    return Stamp(now() + fresh_s, now() + STALE_S)
+
+
+@dataclass
+class Upload:
+    """One file as upstream has it. ``content`` is what is sent; ``published`` what its page says it is."""
+
+    filename: str
+    content: bytes
+    published: bytes | None = None
+    yanked: str | bool = False
+    digests: bool = True
+
+    @property
+    def truth(self) -> bytes:
+        return self.content if self.published is None else self.published
+
+    @property
+    def path(self) -> str:
+        h = hashlib.blake2b(self.truth, digest_size=32).hexdigest()
+        return f"packages/{h[:2]}/{h[2:4]}/{h[4:]}/{self.filename}"
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.truth).hexdigest()
+
+    def described(self) -> dict[str, object]:
+        return {
+            "filename": self.filename,
+            "url": f"http://files.test/{self.path}",
+            "hashes": {"sha256": self.sha256} if self.digests else {},
+            "size": len(self.truth),
+            "upload-time": "2024-01-01T00:00:00.000000Z",
+            "yanked": self.yanked,
+        }
+
+
+def document(project: str, uploads: Sequence[Upload], serial: int | None = 1) -> bytes:
+    """A project page as upstream would send it."""
+    meta: dict[str, object] = {"api-version": "1.1"} | ({} if serial is None else {"_last-serial": serial})
+    versions = sorted({u.filename.split("-")[1] for u in uploads})
+    return json.dumps({"meta": meta, "name": project, "versions": versions, "files": [u.described() for u in uploads]}).encode()
+
+
+@dataclass
+class ScriptedSource:
+    """Upstream in the tests' hands: change ``projects``, hold ``gate`` closed, set ``down``, break transfers at ``break_at``."""
+
+    projects: dict[str, list[Upload]] = field(default_factory=dict)
+    serials: dict[str, int] = field(default_factory=dict)
+    raw: dict[str, bytes] = field(default_factory=dict)
+    down: bool = False
+    worth_waiting: bool = True
+    asked: list[str] = field(default_factory=list)
+    conditional: bool = True
+    break_at: list[int] = field(default_factory=list)
+    missing: set[str] = field(default_factory=set)
+    still_there: set[str] = field(default_factory=set)
+    piece_bytes: int = 64 * 1024
+    open_gate: trio.Event | None = None
+    file_gate: trio.Event | None = None
+    gate_after: int = 0
+    name: str = "registry"
+
+    def available(self, registry: str, kind: str) -> bool:
+        return self.worth_waiting
+
+    async def page(self, page: Page, known: Known | None) -> Answer:
+        self.asked.append(f"page {page.project}")
+        await trio.lowlevel.checkpoint()
+        if self.open_gate is not None:
+            await self.open_gate.wait()
+        if self.down:
+            raise Unavailable("upstream is down", 7)
+        if page.project in self.raw:
+            return Received(self.raw[page.project], MEDIA_TYPE, UPSTREAM + page.project + "/", stamp())
+        if page.project not in self.projects:
+            return Absent(404, stamp(30))
+        body = document(page.project, self.projects[page.project], self.serials.get(page.project, 1))
+        etag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+        if known is not None and known.etag == etag and self.conditional:
+            return NotModified(stamp())
+        return Received(body, MEDIA_TYPE, UPSTREAM + page.project + "/", stamp(), etag)
+
+    @asynccontextmanager
+    async def file(self, file: File, entry: Entry, start: int = 0, validator: str | None = None) -> AsyncIterator[FileStream]:
+        self.asked.append(f"file {file.filename} from {start}")
+        await trio.lowlevel.checkpoint()
+        if self.down:
+            raise Unavailable("upstream is down", 7)
+        upload = next((u for us in self.projects.values() for u in us if u.filename == file.filename), None)
+        if upload is None or file.filename in self.missing:
+            raise NotFound(file.filename)
+        yield FileStream(FileHead(len(upload.content), start, "application/octet-stream", '"v1"'), self._chunks(upload, start))
+
+    async def _chunks(self, upload: Upload, start: int) -> AsyncIterator[bytes]:
+        end = self.break_at.pop(0) if self.break_at else None
+        for at in range(start, len(upload.content), self.piece_bytes):
+            if self.file_gate is not None and at >= self.gate_after:
+                await self.file_gate.wait()
+            if end is not None and at >= end:
+                raise Unavailable("the connection broke", 1)
+            await trio.lowlevel.checkpoint()
+            yield upload.content[at : at + self.piece_bytes]
+
+    async def exists(self, file: File, url: str) -> bool:
+        self.asked.append(f"exists {file.filename}")
+        await trio.lowlevel.checkpoint()
+        return file.filename in self.still_there
+
+
+@dataclass
+class Bench:
+    """A service and everything it stands on."""
+
+    service: Service
+    source: ScriptedSource
+    blobs: DiskBlobs
+    catalog: MemoryCatalog
+    flights: Flights
+    metrics: Metrics
+    registry: PyPI
+
+    def rule(self, match: str, reason: str = "not for us") -> None:
+        """Put one rule in force."""
+        rules: list[Rule] = [parse_rule({"name": "test", "match": match, "action": "refuse", "reason": reason})]
+        self.service.set_rules(rules)
+
+    def file(self, upload: Upload, suffix: str = "") -> File:
+        """What a request for an upload's path means."""
+        found = self.registry.resource("GET", upload.path + suffix)
+        assert isinstance(found, File)
+        return found
+
+    async def events(self) -> list[str]:
+        return [event.kind for event in await self.catalog.events()]
+
+
+@asynccontextmanager
+async def bench(
+    tmp_path: Path,
+    projects: Mapping[str, list[Upload]],
+    *,
+    registries: Callable[[], Mapping[str, PyPI]] | None = None,
+    serve_removed: bool = False,
+    limit_bytes: int | None = None,
+) -> AsyncIterator[Bench]:
+    """A node's service over a scripted source, with blobs on disk and its catalogue in memory."""
+    source = ScriptedSource(dict(projects))
+    metrics = Metrics()
+    registry = PyPI("pypi", UPSTREAM, ())
+    blobs = DiskBlobs(tmp_path / "blobs", limit_bytes=limit_bytes)
+    await blobs.sweep()
+    catalog = MemoryCatalog()
+    async with open_flights(metrics) as flights:
+        service = Service(
+            registries() if registries else {"pypi": registry},
+            [source],
+            blobs,
+            catalog,
+            flights,
+            metrics,
+            now,
+            serve_removed=frozenset({"pypi"} if serve_removed else ()),
+        )
+        yield Bench(service, source, blobs, catalog, flights, metrics, registry)
