@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from .errors import Corrupt, NotFound, Refused, Unavailable
+from .errors import Corrupt, NotFound, Refused, Unavailable, Unusable
 
 type Progress = Callable[[dict[str, object]], Awaitable[None]]
 """Tells the caller how far a command is."""
@@ -97,7 +97,7 @@ def sentence(error: Exception) -> str | None:
     match error:
         case Refused():
             return f"refused by rule {error.verdict.rule}: {error}"
-        case NotFound() | Unavailable() | Corrupt() | ValueError():
+        case NotFound() | Unavailable() | Corrupt() | Unusable() | ValueError():
             return str(error) or type(error).__name__
         case OSError():
             return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"

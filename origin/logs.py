@@ -131,7 +131,7 @@ def _level(record: logging.LogRecord) -> str:
 
 def _area(record: logging.LogRecord) -> str:
     package, _, rest = record.name.partition(".")
-    return rest if rest and package in {"origin", "edge"} else record.name
+    return rest if rest and package in {"leeward", "origin", "edge"} else record.name
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:

@@ -537,15 +537,8 @@ def rules_of(document: Mapping[str, object], lines: Mapping[KeyPath, int], path:
         try:
             parse_rule(rule)
         except ValueError as error:
-            line = lines.get(("rules", index, _blamed_key(rule, str(error))), lines.get(("rules", index), 1))
-            raise SettingsError(f"{path}:{line}: rules: {error}") from None
+            raise SettingsError(f"{path}:{lines.get(('rules', index), 1)}: {error}") from None
     return tuple(found)
-
-
-def _blamed_key(rule: Mapping[str, object], reason: str) -> str:
-    """The key of ``rule`` that the complaint begins with, if it names one: its line is the better place."""
-    first = re.match(r"[A-Za-z_]*", reason)
-    return first[0] if first is not None and first[0] in rule else ""
 
 
 # ---- where things are -----------------------------------------------------------------------------------------------

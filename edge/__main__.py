@@ -1,0 +1,484 @@
+"""The command line: ``edge serve | use | refresh | why | verify | gc | status``.
+
+``edge --help`` is meant to be enough to get on. What a command needs is imported when it runs, so that help is quick. Errors are one
+sentence on standard error: exit 2 for what was asked wrongly (usage, settings), 1 for what failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .settings import EdgeSettings, Loaded
+
+_DESCRIPTION = """\
+Leeward's edge: a mirror next to you that verifies what it fetches, refuses what policy
+refuses, and goes on when the registry is down.
+
+Start one, point your tools at it, install as always:
+
+  edge serve
+  edge use pip
+  pip install six
+"""
+
+_EPILOG = """\
+Every command says more with --help: edge use --help.
+
+Settings come from edge.toml (see --config), then variables (EDGE_LISTEN,
+EDGE_REGISTRIES__PYPI__UPSTREAM), then options. None are needed to begin.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    parser = _parser()
+    asked = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] | None = asked.run
+    if run is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        return run(asked)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        # Whoever read our output had enough. Keep Python from complaining once more while it closes standard output.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except BaseExceptionGroup as group:
+        if group.split(KeyboardInterrupt)[1] is None:
+            return 128 + signal.SIGINT
+        return _complain(group)
+    except Exception as error:  # noqa: BLE001  # what no sentence is known for is raised again
+        return _complain(error)
+
+
+def _complain(error: BaseException) -> int:
+    """Print the sentence for ``error`` and return its exit status; a fault of the program is raised again."""
+    told = _sentence(error)
+    if told is None:
+        raise error
+    status, text = told
+    print(f"edge: {text}", file=sys.stderr)
+    return status
+
+
+def _sentence(error: BaseException) -> tuple[int, str] | None:
+    """Exit status and text for an error a person can act on; None for a fault of the program."""
+    from origin.control import CommandFailed, NotRunning, sentence
+    from origin.settings import SettingsError
+
+    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        return _sentence(error.exceptions[0])
+    if isinstance(error, SettingsError):
+        return 2, str(error)
+    if isinstance(error, CommandFailed | NotRunning) or type(error).__name__ == "ClientError":
+        return 1, str(error)
+    told = sentence(error) if isinstance(error, Exception) else None
+    return None if told is None else (1, told)
+
+
+# ---- arguments ------------------------------------------------------------------------------------------------------
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=96)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=_Help, allow_abbrev=False
+    )
+    parser.add_argument("--version", action=_Version, help="print the version")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    serve = _command(
+        commands,
+        "serve",
+        _serve,
+        "run an edge",
+        "Run an edge until it is told to stop (Ctrl-C or SIGTERM; running downloads finish first).",
+        "edge serve\n  edge serve --listen 0.0.0.0:8080 --data /srv/leeward",
+    )
+    serve.add_argument("--listen", metavar="HOST:PORT", help="where to listen (default 127.0.0.1:8080)")
+    serve.add_argument("--origin", metavar="URL", help="the central origin to ask first")
+    serve.add_argument("--log-json", action="store_true", default=None, help="write the log as JSON lines")
+    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)")
+
+    use = _command(
+        commands,
+        "use",
+        _use,
+        "point pip, uv, poetry or pdm at this edge, or back",
+        "Write a client's own configuration so that it installs through this edge. The original is\n"
+        "saved once; --undo brings it back and keeps whatever you changed in the meantime.\n\n"
+        "pip, uv and pdm are changed for your user, Poetry in the project you stand in.",
+        "edge use pip\n  edge use uv --url http://mirror.test:8080\n  edge use pip --print\n  edge use pip --undo",
+    )
+    use.add_argument("client", choices=("pip", "uv", "poetry", "pdm"), help="which client")
+    use.add_argument(
+        "--url", metavar="URL", help="the edge's address, or an index URL ending in /simple/ (default: from the settings)"
+    )
+    use.add_argument("--undo", action="store_true", help="take back what an earlier run did")
+    use.add_argument("--print", action="store_true", dest="only_print", help="write nothing, show what the file would be")
+
+    refresh = _command(
+        commands,
+        "refresh",
+        _refresh,
+        "ask upstream now what there is of a project",
+        "Have the running edge ask upstream at once for a project's page, however fresh the held one is.",
+        "edge refresh pkg:pypi/six",
+    )
+    why = _command(
+        commands,
+        "why",
+        _why,
+        "explain what this edge does with a package",
+        "Say whether a package is served, held back or refused, by which rule, and what is held of it.",
+        "edge why pkg:pypi/six\n  edge why pkg:pypi/six@1.16.0",
+    )
+    for command in (refresh, why):
+        command.add_argument("purl", metavar="PURL", help="a package URL: pkg:pypi/NAME or pkg:pypi/NAME@VERSION")
+    verify = _command(
+        commands,
+        "verify",
+        _verify,
+        "re-hash everything in the store",
+        "Read every stored file again and compare its digest. Exit status 1 if any is bad or missing.",
+        "edge verify",
+    )
+    gc = _command(
+        commands,
+        "gc",
+        _gc,
+        "remove what nothing refers to",
+        "Remove blobs that no name refers to and temporary files nobody writes any more.",
+        "edge gc --dry-run\n  edge gc",
+    )
+    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    status = _command(
+        commands,
+        "status",
+        _status,
+        "say how the running edge is",
+        "Print what the running edge says of itself.",
+        "edge status\n  edge status --json",
+    )
+    for command in (refresh, why, verify, gc, status):
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], brief: str, description: str, examples: str
+) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=brief,
+        description=description,
+        epilog=f"examples:\n  {examples}",
+        formatter_class=_Help,
+        allow_abbrev=False,
+    )
+    made.set_defaults(run=run)
+    made.add_argument("--config", metavar="FILE", help="the settings (default: $EDGE_CONFIG, else the first edge.toml found)")
+    made.add_argument("--data", metavar="DIR", help="the data directory (default: $EDGE_DATA, else your state directory)")
+    return made
+
+
+class _Version(argparse.Action):
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:  # noqa: A002  # argparse's name
+        super().__init__(option_strings, dest, nargs=0, help=help)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            told = version("leeward")
+        except PackageNotFoundError:
+            told = "(not installed, run from its source)"
+        print(f"leeward {told}")
+        parser.exit()
+
+
+def _load(asked: argparse.Namespace) -> Loaded:
+    from .settings import load_edge
+
+    options = {
+        "config": asked.config,
+        "data": asked.data,
+        "listen": getattr(asked, "listen", None),
+        "origin": getattr(asked, "origin", None),
+        "log.json": getattr(asked, "log_json", None),
+        "log.level": getattr(asked, "log_level", None),
+    }
+    return load_edge(options, os.environ)
+
+
+# ---- serve and use --------------------------------------------------------------------------------------------------
+
+
+def _serve(asked: argparse.Namespace) -> int:
+    loaded = _load(asked)
+    from origin import logs
+
+    from . import app
+
+    logs.configure(loaded.settings.log.level, loaded.settings.log.json)
+    return app.main(loaded)
+
+
+def _use(asked: argparse.Namespace) -> int:
+    from origin.logs import without_userinfo
+
+    from . import clients
+
+    client = clients.CLIENTS[asked.client]
+    here = clients.Surroundings(os.environ, Path.cwd())
+    records = clients.Records.of_user(os.environ)
+    write = not asked.only_print
+    if asked.undo:
+        outcome = clients.undo(client, here, records, write)
+        done = "is as it was" if outcome.after is not None else "is gone, as before"
+    else:
+        url = _index_url(asked, client)
+        outcome = clients.use(client, url, here, records, write)
+        done = f"points {client.name} at {without_userinfo(url)}"
+    if asked.only_print:
+        print(f"# {outcome.path}" + ("" if outcome.after is not None else " would not exist"))
+        sys.stdout.write((outcome.after or b"").decode("utf-8", "replace"))
+    elif outcome.changed:
+        print(f"{outcome.path} now {done}")
+        if not asked.undo:
+            print(f"edge use {client.name} --undo takes it back")
+    else:
+        print(f"{outcome.path} needed no change")
+    for note in outcome.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return 0
+
+
+def _index_url(asked: argparse.Namespace, client: Any) -> str:
+    from . import clients
+
+    if asked.url is not None and asked.url.rstrip("/").endswith("/simple"):
+        return clients.index_url(client, asked.url, {})
+    settings = _load(asked).settings
+    address = asked.url if asked.url is not None else local_address(settings)
+    return clients.index_url(client, address, settings.registries)
+
+
+def local_address(settings: EdgeSettings) -> str:
+    """The base URL clients should use for the edge with these settings: its first public URL, else where it listens."""
+    from origin.settings import listen_address
+
+    if settings.server.public_urls:
+        return settings.server.public_urls[0]
+    host, port = listen_address(settings.listen)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # what to dial where any address is listened on
+    scheme = "http" if settings.tls.cert is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+# ---- commands for a node --------------------------------------------------------------------------------------------
+
+
+def _ask(asked: argparse.Namespace, command: str, arguments: dict[str, object]) -> Any:
+    """Have the running node do ``command``, else, where the store alone is enough, do it here."""
+    import trio
+
+    settings = _load(asked).settings
+    told = _ProgressLine() if sys.stderr.isatty() and not asked.json else None
+    try:
+        return trio.run(_ask_or_do, settings, command, arguments, told)
+    finally:
+        if told is not None:
+            told.clear()
+
+
+async def _ask_or_do(
+    settings: EdgeSettings, command: str, arguments: dict[str, object], told: Callable[[dict[str, object]], None] | None
+) -> object:
+    from origin import control
+
+    try:
+        return await control.call(settings.data / "edge.sock", command, arguments, told)
+    except control.NotRunning:
+        if command in {"refresh", "status"}:
+            raise
+        if not settings.data.is_dir():
+            raise control.NotRunning(f"no edge is running on {settings.data}, and there is no store there") from None
+    from . import app
+
+    async def progress(far: dict[str, object]) -> None:
+        if told is not None:
+            told(far)
+
+    async with app.offline(settings) as commands:
+        return await commands[command](arguments, progress)
+
+
+class _ProgressLine:
+    """How far a command is, on one line of the terminal that is written over."""
+
+    def __call__(self, far: dict[str, object]) -> None:
+        done, total = far.get("done"), far.get("total")
+        if not isinstance(done, int) or not isinstance(total, int):
+            return
+        size = far.get("bytes")
+        read = f", {size_text(size)}" if isinstance(size, int) else ""
+        filled = 30 * done // total if total else 30
+        sys.stderr.write(f"\r\x1b[K[{'#' * filled}{'.' * (30 - filled)}] {done} of {total}{read}")
+        sys.stderr.flush()
+
+    @staticmethod
+    def clear() -> None:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+def _refresh(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "refresh", {"purl": asked.purl})
+    return _tell(asked, result, lambda: [f"{page['page']}: {page['outcome']}" for page in result["pages"]])
+
+
+def _why(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "why", {"purl": asked.purl})
+    return _tell(asked, result, lambda: why_lines(result))
+
+
+def _verify(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "verify", {})
+    failed = bool(result["bad"] or result["missing"])
+    return _tell(asked, result, lambda: verify_lines(result)) or int(failed)
+
+
+def _gc(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "gc", {"dry_run": asked.dry_run})
+    return _tell(asked, result, lambda: gc_lines(result))
+
+
+def _status(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "status", {})
+    return _tell(asked, result, lambda: status_lines(result))
+
+
+def _tell(asked: argparse.Namespace, result: object, lines: Callable[[], list[str]]) -> int:
+    if asked.json:
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode(result)).decode())
+    else:
+        print("\n".join(lines()))
+    return 0
+
+
+# ---- results, for people --------------------------------------------------------------------------------------------
+
+_VERDICTS = {"allow": "allowed", "refuse": "refused", "hold": "held back"}
+
+
+def why_lines(result: Mapping[str, Any]) -> list[str]:
+    """What ``why`` found, one fact a line."""
+    verdict = _VERDICTS.get(str(result["verdict"]), str(result["verdict"]))
+    by_rule = f" by rule {result['rule']}" if result.get("rule") else ""
+    reason = f": {result['reason']}" if result.get("reason") else ""
+    lines = [f"{result['purl']} is {verdict}{by_rule}{reason}"]
+    if result.get("held"):
+        size = result.get("size")
+        lines.append("  held     yes" + (f", {size_text(size)}" if isinstance(size, int) else ""))
+    else:
+        lines.append("  held     no")
+    if result.get("digest"):
+        lines.append(f"  digest   {result['digest']}")
+    if result.get("bound_at") is not None:
+        lines.append(f"  bound    {time_text(result['bound_at'])}")
+    if page := result.get("page"):
+        lines.append(f"  page     {page.get('state')}")
+        lines.extend(
+            f"  {name:<8} {time_text(page[key])}"
+            for name, key in (("received", "received_at"), ("fresh to", "fresh_until"))
+            if page.get(key) is not None
+        )
+    lines.extend(f"  event    {_event_text(event)}" for event in result.get("events") or ())
+    return lines
+
+
+def verify_lines(result: Mapping[str, Any]) -> list[str]:
+    """What ``verify`` found: the bad first, then the count."""
+    lines = [f"bad      {_item_text(item)}" for item in result["bad"]]
+    lines += [f"missing  {_item_text(item)}" for item in result["missing"]]
+    found = f"{len(result['bad'])} bad, {len(result['missing'])} missing" if lines else "all good"
+    return [*lines, f"{result['checked']} files, {size_text(result['bytes'])} checked: {found}"]
+
+
+def gc_lines(result: Mapping[str, Any]) -> list[str]:
+    """What ``gc`` removed, or would."""
+    verb = "would be removed" if result.get("dry_run") else "removed"
+    return [f"{result['blobs']} blobs ({size_text(result['bytes'])}) and {result['temporaries']} temporary files {verb}"]
+
+
+def status_lines(result: Any, indent: str = "") -> list[str]:
+    """Whatever the node says of itself: names and values, tables indented."""
+    if not isinstance(result, Mapping):
+        return [f"{indent}{result}"]
+    lines = []
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            lines += [f"{indent}{name}:", *status_lines(value, indent + "  ")]
+        elif isinstance(value, list | tuple):
+            lines.append(f"{indent}{name}: {', '.join(_item_text(item) for item in value) or 'none'}")
+        else:
+            lines.append(f"{indent}{name}: {'none' if value is None else value}")
+    return lines
+
+
+def size_text(size: int) -> str:
+    """Bytes for people, in powers of 1000: ``11.1 kB``."""
+    if size < 1000:
+        return f"{size} B"
+    value, units = size / 1000, ["kB", "MB", "GB", "TB"]
+    while value >= 999.95 and len(units) > 1:
+        value /= 1000
+        del units[0]
+    return f"{value:.1f} {units[0]}"
+
+
+def time_text(seconds: object) -> str:
+    """UTC seconds as a date and time; anything else as it is."""
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        return str(seconds)
+    from datetime import UTC, datetime
+
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return str(seconds)
+
+
+def _event_text(event: object) -> str:
+    if not isinstance(event, Mapping):
+        return str(event)
+    at = event.get("at", event.get("time"))
+    rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"at", "time"} and value is not None)
+    return rest if at is None else f"{time_text(at)} {rest}"
+
+
+def _item_text(item: object) -> str:
+    if isinstance(item, Mapping):
+        return " ".join(f"{key}={value}" for key, value in item.items() if value is not None)
+    return str(item)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
