@@ -175,13 +175,15 @@ class Door:
 
     async def _keep_time(self) -> None:
         """Close what idles or dawdles, once a second; never inside a batch of events, whose descriptors must stay what they are."""
+        began = trio.current_time() - self._wheel.tick
         while True:
             await trio.sleep(1)
-            for connection in self._wheel.advance():
-                if connection.since >= 0:
-                    with contextlib.suppress(OSError):  # it is closed in any case
-                        connection.send(_TOO_SLOW)
-                self._close(connection)
+            while self._wheel.tick + 1 <= trio.current_time() - began:
+                for connection in self._wheel.advance():
+                    if connection.since >= 0:
+                        with contextlib.suppress(OSError):  # it is closed in any case
+                            connection.send(_TOO_SLOW)
+                    self._close(connection)
             self._resume_listening()
 
     # -- listening

@@ -63,7 +63,7 @@ def parse_head(head: bytes, limits: Limits) -> Head:
     if len(line[2]) > limits.target_bytes:
         raise Malformed("the request target is too long", 414)
     if line[3] != b"1" or line[4] not in (b"0", b"1"):
-        raise Malformed("only HTTP/1.0 and HTTP/1.1 are spoken here", 505)
+        raise Malformed("unknown protocol version", 505)
     if not _FIELDS.fullmatch(head, line.end()):
         raise Malformed("malformed header field")
     fields = _Fields(limits.head_fields)
