@@ -49,6 +49,15 @@ class Instance:
     path: str
 
 
+@dataclass(slots=True)
+class _About:
+    """What a request turned out to concern, for its metrics."""
+
+    registry: str = ""
+    kind: str = "other"
+    outcome: str = ""
+
+
 class Mirror:
     """Answers requests in origin form. ``ready`` is told by the node itself; ``deployment`` is our id in ``CDN-Loop``."""
 
@@ -72,49 +81,54 @@ class Mirror:
     async def handle(self, request: Request) -> Response:
         """Answer any request. Never raises: what goes wrong is a response with a reason."""
         started = trio.current_time()
-        kind, registry = "other", ""
+        about = _About()
         try:
-            if self._loops(request):
-                return problem(508, "Loop detected", "this request has already passed through this edge", instance=request.target)
-            if not request.target.startswith("/"):
-                return problem(
-                    403,
-                    "Not a proxy",
-                    "this edge answers as a mirror only; use its address as the index URL",
-                    instance=request.target,
-                )
-            raw = request.target
-            if raw.startswith("/-/"):
-                kind = "local"
-                return await self._local(request)
-            for instance in self._instances:
-                if raw.startswith(instance.path):
-                    registry = instance.registry.name
-                    resource = instance.registry.resource(request.method, raw[len(instance.path) :])
-                    match resource:
-                        case Page():
-                            kind = "page"
-                            return await self._page(request, instance, resource)
-                        case File():
-                            kind = "file"
-                            return await self._file(request, instance, resource)
-                        case Local():
-                            kind = "local"
-                            return self._answer(request, instance, resource)
-                        case Relay() | None:
-                            return problem(404, "Not found", "no such thing in this registry", instance=request.target)
-                if raw.partition("?")[0] == instance.path[:-1]:
-                    return _redirect(301, instance.path)
-            targets.parse(raw)
-            return problem(
-                404, "Not found", "no registry is offered at this path; see the edge's start-up message", instance=request.target
-            )
-        except Exception as error:  # noqa: BLE001 -- the border: every failure is an answer; problems.respond logs what is our fault
+            response = await self._route(request, about)
+        except Exception as error:  # noqa: BLE001 -- the border: every failure is an answer; respond() logs what is our fault
             response = respond(error, request)
-            self._tally(registry, kind, _outcome(error), request, response)
-            return response
-        finally:
-            self._metrics.seconds.labels(kind).observe(trio.current_time() - started)
+            about.outcome = _outcome(error)
+        if response.delivered is None:
+            outcome = about.outcome or ("local" if response.status < 400 else "error")
+            response.delivered = _counting(self._metrics.tally("mirror", about.registry, about.kind, outcome))
+        self._metrics.seconds.labels(about.kind).observe(trio.current_time() - started)
+        return response
+
+    async def _route(self, request: Request, about: _About) -> Response:
+        raw = request.target
+        if self._loops(request):
+            return problem(508, "Loop detected", "this request has already passed through this edge", instance=raw)
+        if not raw.startswith("/"):
+            return problem(
+                403, "Not a proxy", "this edge answers as a mirror only; use its address as the index URL", instance=raw
+            )
+        if raw.startswith("/-/"):
+            about.kind = "local"
+            return await self._local(request)
+        for instance in self._instances:
+            if raw.startswith(instance.path):
+                about.registry = instance.registry.name
+                return await self._resource(request, instance, about)
+            if raw.partition("?")[0] == instance.path[:-1]:
+                return _redirect(301, instance.path)
+        targets.parse(raw)
+        paths = " ".join(instance.path for instance in self._instances)
+        return problem(404, "Not found", f"no registry is offered at this path; there are {paths}", instance=raw)
+
+    async def _resource(self, request: Request, instance: Instance, about: _About) -> Response:
+        resource = instance.registry.resource(request.method, request.target[len(instance.path) :])
+        match resource:
+            case Page():
+                about.kind = "page"
+                return await self._page(request, instance, resource)
+            case File():
+                about.kind = "file"
+                return await self._file(request, instance, resource)
+            case Local():
+                about.kind = "local"
+                return self._answer(request, instance, resource)
+            case Relay() | None:
+                about.outcome = "absent"
+                return problem(404, "Not found", "there is no such thing in this registry", instance=request.target)
 
     def _loops(self, request: Request) -> bool:
         return f"id={self._deployment}" in (request.header("cdn-loop") or "")
@@ -209,9 +223,6 @@ class Mirror:
                 return Response(200, [("Content-Type", "application/json"), ("Cache-Control", "no-store")], body + b"\n")
             case _:
                 return problem(404, "Not found", "known here: /-/live /-/ready /-/metrics /-/why/<purl>", instance=request.target)
-
-    def _tally(self, registry: str, kind: str, outcome: str, request: Request, response: Response) -> None:
-        response.delivered = _counting(self._metrics.tally("mirror", registry, kind, outcome))
 
 
 _TITLES = {403: "Forbidden", 404: "Not found", 405: "Method not allowed", 501: "Not implemented"}

@@ -16,6 +16,7 @@ from .blobs.disk import DiskBlobs
 from .catalog.sqlite import SqliteCatalog
 from .datadir import DataDirectory
 from .flights import open_flights
+from .loopwatch import LoopWatch
 from .metrics import Metrics
 from .model import Clock
 from .registries import Registry
@@ -56,9 +57,7 @@ async def open_node(
     with DataDirectory.open(data):
         catalog = await SqliteCatalog.open(data / "catalog.sqlite")
         try:
-            blobs = DiskBlobs(
-                data / "blobs", limit_bytes=store.limit_bytes, memory_bytes=store.memory_bytes, metrics=metrics
-            )
+            blobs = DiskBlobs(data / "blobs", limit_bytes=store.limit_bytes, memory_bytes=store.memory_bytes, metrics=metrics)
             await blobs.sweep()
             deployment = await catalog.recall("deployment")
             if deployment is None:
@@ -89,6 +88,7 @@ async def open_node(
                 await service.keep_house()
                 if connected:
                     nursery.start_soon(service.run)
+                    trio.lowlevel.add_instrument(LoopWatch(metrics))
                 yield Node(service, rules_of, metrics, deployment)
                 nursery.cancel_scope.cancel()
         finally:

@@ -61,6 +61,8 @@ class Metrics:
         self.access_lost = Counter("leeward_access_records_lost", "Access records dropped", registry=r)
         # How many client connections are open?
         self.connections = Gauge("leeward_connections", "Open client connections", registry=r)
+        # Did anything keep the event loop from its sockets? The longest stretch since the last scrape.
+        self.loop_stall = Gauge("leeward_loop_stall_seconds_max", "Longest stretch between two waits for I/O", registry=r)
         # How long did answers take that were not hot hits?
         self.seconds = Histogram("leeward_request_seconds", "Time to the response's head, slow path", ["kind"], registry=r)
 
