@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,13 @@ def release(fake: FakePyPI, shelf: Shelf, project: str) -> Release:
     both = Release(shelf.wheel(project, "1.0"), shelf.wheel(project, "2.0", size=2 * MB))
     fake.publish(both.good, both.evil, provenance=True)
     return both
+
+
+@pytest.fixture(autouse=True)
+def no_rule_stays(edge: Edge, fake: FakePyPI) -> Iterator[None]:
+    yield
+    fake.behave()
+    edge.set_rules()
 
 
 def entry(edge: Edge, one: Distribution) -> dict[str, object]:
