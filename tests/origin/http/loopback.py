@@ -103,6 +103,7 @@ async def running(
     hot: HotPages | None = None,
     limits: Limits | None = None,
     clock: Callable[[], float] = lambda: 1_800_000_000.0,
+    public_urls: tuple[str, ...] = ("http://localhost",),
     **options: object,
 ) -> AsyncIterator[Running]:
     seen: list[Request] = []
@@ -112,7 +113,7 @@ async def running(
         return await handler(request)
 
     store = hot or HotPages(1 << 24)
-    server = Server(noting, store, limits=limits, clock=clock, **options)  # type: ignore[arg-type]
+    server = Server(noting, store, limits=limits, clock=clock, public_urls=public_urls, **options)  # type: ignore[arg-type]
     listeners = open_tcp("127.0.0.1", 0)
     port = listeners[0].getsockname()[1]
     async with trio.open_nursery() as nursery:
