@@ -161,7 +161,7 @@ async def test_a_malformed_request_on_a_connection_that_hit_before_is_refused_to
 
 VALID = [
     b"GET /a HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    b"GET /b?x=%2F HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nIf-None-Match: \"x\"\r\n\r\n",
+    b'GET /b?x=%2F HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\nIf-None-Match: "x"\r\n\r\n',
     b"HEAD /c HTTP/1.1\r\nHost: localhost\r\n\r\n",
     b"POST /d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello",
     b"POST /e HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nA\r\n0123456789\r\n0\r\n\r\n",

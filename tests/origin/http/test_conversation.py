@@ -1,0 +1,543 @@
+"""Requests that have a task of their own: bodies in and out, expectations, disconnects, stalls, time limits and draining."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+import trio.testing
+
+from origin.errors import Corrupt, NotFound, Refused, Unavailable
+from origin.http import Request, Response
+from origin.http.listen import CannotListen, Limits, open_tcp
+from origin.metrics import Metrics
+from origin.model import Arriving, Hold, Refuse, Span
+
+from tests.origin.http.loopback import Running, answering, get, plain, running
+
+ETAG = ("ETag", '"sha256-x"')
+RANGES = ("Accept-Ranges", "bytes")
+
+
+class CountedSpan(Span):
+    """A Span that counts how often it was closed."""
+
+    closed = 0
+
+    def close(self) -> None:
+        self.closed += 1
+        super().close()
+
+
+class Spool:
+    """An arrival that the test moves by hand."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = path.open("w+b")
+        self.releasable = 0
+        self.failure: Exception | None = None
+        self.closed = 0
+        self._moved = trio.Event()
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    async def wait_beyond(self, offset: int) -> int:
+        while self.releasable <= offset:
+            if self.failure is not None:
+                raise self.failure
+            await self._moved.wait()
+        return self.releasable
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self.file.flush()
+        self.releasable += len(data)
+        self._wake()
+
+    def fail(self, failure: Exception) -> None:
+        self.failure = failure
+        self._wake()
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def _wake(self) -> None:
+        self._moved.set()
+        self._moved = trio.Event()
+
+
+class Deliveries(list[tuple[int, bool]]):
+    def note(self, sent: int, complete: bool) -> None:
+        self.append((sent, complete))
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "spool")
+    with spool.file:
+        yield spool
+
+
+async def settled(condition: Callable[[], object]) -> None:
+    with trio.fail_after(5):
+        while not condition():
+            await trio.testing.wait_all_tasks_blocked(0.001)
+
+
+# ---- requests -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_posted_body_reaches_the_handler_whole() -> None:
+    async with running(answering(lambda r: Response(200, [], r.body))) as server, server.client() as client:
+        body = os.urandom(300_000)
+        await client.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        assert (await client.answer()).body == body
+        head = b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: Chunked\r\n\r\n"
+        await client.send(head + b"".join(b"%X\r\n%b\r\n" % (len(c), c) for c in (body[:7], body[7:])) + b"0\r\n\r\n")
+        assert (await client.answer()).body == body
+
+
+async def test_a_client_that_expects_100_gets_it_before_it_sends_its_body() -> None:
+    async with running(plain) as server, server.client() as client:
+        await client.send("POST / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+        assert (await client.answer()).status == 100
+        await client.send("hello" + get("/next"))
+        assert (await client.answer()).body == b"POST / 5"
+        assert (await client.answer()).body == b"GET /next 0"
+        # A body that is here already needs no invitation; one too large gets none.
+        await client.send("PUT / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello")
+        assert (await client.answer()).body == b"PUT / 5"
+        await client.send("PUT / HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 99999999\r\n\r\n")
+        assert (await client.answer()).status == 413
+
+
+async def test_http_1_0_closes_unless_asked_to_stay() -> None:
+    async with running(plain) as server:
+        said = await server.exchange(b"GET /a HTTP/1.0\r\n\r\n")
+        assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert b"\r\nConnection: close\r\n" in said
+        async with server.client() as client:
+            for _ in range(2):
+                await client.send("GET /a HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n")
+                assert (await client.answer()).headers["connection"] == "keep-alive"
+
+
+async def test_a_client_may_close_and_a_handler_too() -> None:
+    async with running(answering(lambda r: Response(200, close=r.target == "/bye"))) as server:
+        for data in (get("/a", "Connection: close"), get("/bye")):
+            said = await server.exchange(data.encode() + get("/never").encode())
+            assert said.count(b"HTTP/1.1 200") == 1
+            assert b"Connection: close" in said
+        assert len(server.seen) == 2
+
+
+async def test_an_upgrade_is_ignored() -> None:
+    async with running(plain) as server, server.client() as client:
+        await client.send(get("/a", "Connection: Upgrade", "Upgrade: websocket") + get("/b"))
+        assert (await client.answer()).body == b"GET /a 0"
+        assert (await client.answer()).body == b"GET /b 0"
+
+
+async def test_the_raw_target_reaches_the_handler_untouched() -> None:
+    async with running(plain) as server, server.client() as client:
+        for target in ("/a/%2e%2e/b", "/%2F%00?x=%zz", "//double", "/a/../b", "http://pypi.test/simple/", "/{a}|b"):
+            assert (await client.get(target)).status == 200
+        assert [r.target for r in server.seen] == [
+            "/a/%2e%2e/b",
+            "/%2F%00?x=%zz",
+            "//double",
+            "/a/../b",
+            "http://pypi.test/simple/",
+            "/{a}|b",
+        ]
+        assert server.seen[4].base == "http://pypi.test"
+
+
+# ---- answers --------------------------------------------------------------------------------------------------------
+
+
+async def test_head_has_the_get_s_head_and_no_body(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"0123456789")
+
+    def answer(request: Request) -> Response:
+        if request.target == "/told":
+            return Response(200, [("Content-Length", "1234")])
+        return Response(200, [ETAG, RANGES], Span(os.open(path, os.O_RDONLY), 0, 10))
+
+    async with running(answering(answer)) as server, server.client() as client:
+        whole = await client.get("/a")
+        head = await client.get("/a", "Range: bytes=1-2", method="HEAD")
+        assert head.headers == whole.headers
+        assert (head.status, head.body) == (200, b"")
+        assert (await client.get("/told", method="HEAD")).headers["content-length"] == "1234"
+
+
+async def test_a_file_goes_out_whole_and_in_ranges_and_is_closed_once(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    content = os.urandom(3_000_000)
+    path.write_bytes(content)
+    spans: list[CountedSpan] = []
+    deliveries = Deliveries()
+
+    def answer(request: Request) -> Response:
+        spans.append(CountedSpan(os.open(path, os.O_RDONLY), 0, len(content)))
+        return Response(200, [ETAG, RANGES], spans[-1], delivered=deliveries.note)
+
+    async with running(answering(answer)) as server, server.client() as client:
+        assert (await client.get("/a")).body == content
+        part = await client.get("/a", "Range: bytes=1000000-1999999")
+        assert (part.status, part.body) == (206, content[1_000_000:2_000_000])
+        assert part.headers["content-range"] == "bytes 1000000-1999999/3000000"
+        assert (await client.get("/a", "Range: bytes=-5")).body == content[-5:]
+        assert (await client.get("/a", "Range: bytes=3000000-")).status == 416
+        assert (await client.get("/a", 'If-None-Match: "sha256-x"')).status == 304
+        assert (await client.get("/a", method="HEAD")).status == 200
+        await settled(lambda: len(deliveries) == 6)
+    assert [span.closed for span in spans] == [1] * 6
+    assert deliveries[:3] == [(3_000_000, True), (1_000_000, True), (5, True)]
+    assert deliveries[4:] == [(0, True), (0, True)]
+
+
+async def test_a_file_shorter_than_promised_ends_short(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 1000)
+    span = CountedSpan(os.open(path, os.O_RDONLY), 0, 2000)
+    deliveries = Deliveries()
+    async with running(answering(lambda r: Response(200, [], span, delivered=deliveries.note))) as server:
+        said = await server.exchange(get("/a").encode())
+        assert said.partition(b"\r\n\r\n")[2] == b"x" * 1000
+        assert b"Content-Length: 2000\r\n" in said
+    assert (span.closed, deliveries) == (1, [(1000, False)])
+
+
+async def test_what_is_still_arriving_is_followed(spool: Spool) -> None:
+    deliveries = Deliveries()
+    async with (
+        running(
+            answering(lambda r: Response(200, [RANGES, ETAG], Arriving(spool, 0, 300_000), delivered=deliveries.note))
+        ) as server,
+        server.client() as client,
+    ):
+        await client.send(get("/a"))
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3):
+            spool.write(b"x" * 100_000)
+            await trio.testing.wait_all_tasks_blocked()
+        assert (await client.answer()).body == b"x" * 300_000
+        assert (await client.get("/a", "Range: bytes=299999-")).body == b"x"
+        await settled(lambda: spool.closed == 2)
+        assert deliveries == [(300_000, True), (1, True)]
+
+
+async def test_a_flight_that_fails_ends_the_body_short_never_cleanly(spool: Spool) -> None:
+    deliveries = Deliveries()
+    response = Response(200, [], Arriving(spool, 0, 1000), delivered=deliveries.note)
+    async with running(answering(lambda r: response)) as server, server.client() as client:
+        await client.send(get("/a") + get("/behind"))
+        spool.write(b"x" * 400)
+        await trio.testing.wait_all_tasks_blocked()
+        spool.fail(Corrupt("digest"))
+        said = await client.rest()
+        assert said.endswith(b"\r\n\r\n" + b"x" * 400)
+        assert said.count(b"HTTP/1.1") == 1
+        assert (spool.closed, deliveries) == (1, [(400, False)])
+
+
+async def test_a_client_that_leaves_while_nothing_arrives_is_noticed(spool: Spool) -> None:
+    deliveries = Deliveries()
+    async with running(answering(lambda r: Response(200, [], Arriving(spool, 0, 1000), delivered=deliveries.note))) as server:
+        async with server.client() as client:
+            await client.send(get("/a"))
+            spool.write(b"x" * 10)
+            await trio.testing.wait_all_tasks_blocked()
+        await settled(lambda: spool.closed)
+        assert deliveries == [(10, False)]
+
+
+async def test_a_client_that_leaves_cancels_its_handler_alone() -> None:
+    cancelled, waiting = trio.Event(), trio.Event()
+
+    async def handler(request: Request) -> Response:
+        if request.target == "/wait":
+            waiting.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                cancelled.set()
+        return Response(200)
+
+    async with running(handler) as server:
+        async with server.client() as client:
+            await client.send(get("/wait"))
+            await waiting.wait()
+        with trio.fail_after(5):
+            await cancelled.wait()
+        async with server.client() as client:
+            assert (await client.get("/")).status == 200
+
+
+async def test_a_body_is_closed_even_if_the_client_leaves_as_it_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x")
+    span = CountedSpan(os.open(path, os.O_RDONLY), 0, 1)
+    waiting = trio.Event()
+
+    async def handler(request: Request) -> Response:
+        waiting.set()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled:
+            pass
+        return Response(200, [], span)
+
+    async with running(handler) as server:
+        async with server.client() as client:
+            await client.send(get("/wait"))
+            await waiting.wait()
+        await settled(lambda: span.closed)
+        assert span.closed == 1
+
+
+async def test_errors_become_problems_that_pip_uv_and_npm_can_show(caplog: pytest.LogCaptureFixture) -> None:
+    errors: dict[str, Exception] = {
+        "/404": NotFound("no such project: six"),
+        "/403": Refused(Refuse("malware advisory — see wiki\r\nSet-Cookie: a", "no-evil")),
+        "/hold": Refused(Hold(1_800_000_000, "too new", "cooldown")),
+        "/503": Unavailable("the registry is silent", 7.6),
+        "/502": Corrupt("wrong digest", "a", "b"),
+        "/400": ValueError("bad target"),
+        "/group": ExceptionGroup("flights", [Unavailable("x")]),
+        "/500": RuntimeError("secret path"),
+        "/decode": UnicodeDecodeError("utf-8", b"\xff", 0, 1, "secret path"),
+    }
+
+    async def handler(request: Request) -> Response:
+        raise errors[request.target]
+
+    async with running(handler) as server, server.client() as client:
+        with caplog.at_level(logging.CRITICAL):
+            answers = {target: await client.get(target) for target in errors}
+    statuses = {target: answer.status for target, answer in answers.items()}
+    expected = {"/hold": 403, "/group": 503, "/decode": 500}
+    assert statuses == {target: expected.get(target) or int(target[1:]) for target in errors}
+    assert answers["/403"].reason == "Blocked by policy: malware advisory ? see wiki Set-Cookie: a"
+    assert answers["/hold"].reason == "Held by policy until Fri, 15 Jan 2027 08:00:00 GMT: too new"
+    assert answers["/404"].reason == "no such project: six"
+    assert answers["/503"].headers["retry-after"] == "8"
+    for target, answer in answers.items():
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["cache-status"].startswith("leeward; detail=")
+        assert f'"instance":"{target}"'.encode() in answer.body
+        assert b'"error":' in answer.body
+        assert b'"message":' in answer.body
+        assert b"secret" not in answer.body
+        assert "secret" not in answer.reason
+
+
+async def test_a_header_that_would_break_its_line_is_an_error_not_a_second_header(caplog: pytest.LogCaptureFixture) -> None:
+    async with (
+        running(answering(lambda r: Response(302, [("Location", "/a\r\nSet-Cookie: b")]))) as server,
+        server.client() as client,
+    ):
+        with caplog.at_level(logging.CRITICAL):
+            assert (await client.get("/a")).status == 500
+        assert "set-cookie" not in (await client.get("/a")).headers
+
+
+# ---- slow and idle clients --------------------------------------------------------------------------------------------
+
+
+async def test_an_idle_connection_closes_after_its_time_and_a_used_one_later(mock_clock: trio.testing.MockClock) -> None:
+    async with running(plain) as server, server.client() as one, server.client() as two:
+        await one.get("/a")
+        await two.get("/a")
+        mock_clock.jump(50)
+        await settled(lambda: True)
+        await two.get("/a")
+        mock_clock.jump(27)
+        assert await one.rest() == b""
+        await two.get("/a")
+        mock_clock.jump(77)
+        assert await two.rest() == b""
+
+
+async def test_a_head_that_dawdles_is_cut_off(mock_clock: trio.testing.MockClock) -> None:
+    async with running(plain) as server, server.client() as client:
+        await client.get("/a")
+        await client.send("GET /a HT")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(6)
+        await client.send("TP/1.1\r\n")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(6)
+        assert (await client.rest()).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_body_that_dawdles_is_cut_off(mock_clock: trio.testing.MockClock) -> None:
+    async with running(plain) as server, server.client() as client:
+        await client.send("POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhel")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(31)
+        assert (await client.answer()).status == 408
+
+
+@asynccontextmanager
+async def slow_reader(server: Running) -> AsyncIterator[trio.socket.SocketType]:
+    with trio.socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await sock.connect(("127.0.0.1", server.port))
+        await sock.send(get("/a").encode())
+        yield sock
+
+
+async def test_a_peer_that_takes_nothing_is_dropped_and_a_slow_one_is_not(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    path = tmp_path / "file"
+    with path.open("wb") as file:
+        file.truncate(50_000_000)
+    deliveries = Deliveries()
+
+    def answer(request: Request) -> Response:
+        return Response(200, [], Span(os.open(path, os.O_RDONLY), 0, 50_000_000), delivered=deliveries.note)
+
+    async with running(answering(answer)) as server, slow_reader(server) as stuck, slow_reader(server) as slow:
+        for _ in range(4):
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            for _ in range(40):
+                await slow.recv(4096)
+                await trio.testing.wait_all_tasks_blocked(0.001)
+            mock_clock.jump(31)
+        await settled(lambda: deliveries)
+        assert len(deliveries) == 1
+        assert not deliveries[0][1]
+        with pytest.raises(ConnectionResetError):
+            while await stuck.recv(1 << 20):
+                pass
+        assert len(await slow.recv(100)) == 100
+
+
+async def test_a_thousand_slow_readers_have_no_buffers_of_their_own(tmp_path: Path, spool: Spool) -> None:
+    path = tmp_path / "file"
+    size = 500_000_000
+    with path.open("wb") as file:
+        file.truncate(size)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    readers = 1000
+    needed = readers * 4 + 200
+    assert hard == resource.RLIM_INFINITY or hard >= needed, f"this test needs {needed} descriptors, the hard limit is {hard}"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, needed), hard))
+    spool.file.truncate(size)
+    spool.releasable = 400_000_000
+
+    def answer(request: Request) -> Response:
+        if len(request.target) % 2:
+            return Response(200, [], Arriving(spool, 0, size))
+        return Response(200, [], Span(os.open(path, os.O_RDONLY), 0, size))
+
+    try:
+        async with running(answering(answer)) as server, AsyncExitStack() as stack:
+            process = psutil.Process()
+            before = process.memory_info().rss
+            socks = []
+            for number in range(readers):
+                sock = stack.enter_context(trio.socket.socket())
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                await sock.connect(("127.0.0.1", server.port))
+                await sock.send(get("/a" if number % 2 else "/ab").encode())
+                socks.append(sock)
+            with trio.fail_after(60):
+                while server.server.statistics()["busy"] < readers:
+                    await trio.sleep(0.01)
+                for sock in socks:
+                    await sock.recv(1000)
+                await trio.sleep(0.2)
+            grown = process.memory_info().rss - before
+            assert grown < 100_000_000, f"{grown / 1e6:.0f} MB"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_beyond_the_limit_newcomers_wait_until_somebody_leaves(mock_clock: trio.testing.MockClock) -> None:
+    metrics = Metrics()
+    async with running(plain, limits=Limits(connections=2), metrics=metrics) as server:
+        async with server.client() as one, server.client() as two:
+            await one.get("/a")
+            await two.get("/a")
+            async with server.client() as three:
+                await three.send(get("/three"))
+                await trio.testing.wait_all_tasks_blocked(0.02)
+                assert len(server.seen) == 2
+                assert metrics.connections._value.get() == 2
+                await one.stream.aclose()
+                await settled(lambda: server.server.statistics()["connections"] == 1)
+                mock_clock.jump(1.1)
+                assert (await three.answer()).body == b"GET /three 0"
+
+
+# ---- opening and draining ---------------------------------------------------------------------------------------------
+
+
+async def test_draining_closes_the_idle_and_lets_the_busy_finish(spool: Spool) -> None:
+    async with running(answering(lambda r: Response(200, [], Arriving(spool, 0, 100)))) as server:
+        async with server.client() as idle, server.client() as busy, server.client() as late:
+            await busy.send(get("/a"))
+            await late.send("GET /late HTTP/1.1\r\n")
+            await idle.send("")
+            await settled(lambda: server.server.statistics()["connections"] == 3 and server.seen)
+            assert server.nursery is not None
+            server.nursery.start_soon(server.server.drain)
+            assert await idle.rest() == b""
+            with pytest.raises(OSError, match="connect"):
+                await trio.open_tcp_stream("127.0.0.1", server.port)
+            spool.write(b"x" * 100)
+            assert (await busy.answer()).body == b"x" * 100
+            assert await busy.rest() == b""
+            await late.send("Host: localhost\r\n\r\n")
+            assert (await late.answer()).headers["connection"] == "close"
+        await settled(lambda: not server.server.statistics()["connections"])
+
+
+async def test_draining_cuts_what_outlasts_it(spool: Spool, mock_clock: trio.testing.MockClock) -> None:
+    async with (
+        running(answering(lambda r: Response(200, [], Arriving(spool, 0, 100))), limits=Limits(drain_s=60)) as server,
+        server.client() as client,
+    ):
+        await client.send(get("/a"))
+        await settled(lambda: server.seen)
+        assert server.nursery is not None
+        server.nursery.start_soon(server.server.drain)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(59)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not spool.closed
+        mock_clock.jump(2)
+        assert (await client.rest()).endswith(b"\r\n\r\n")
+        assert spool.closed == 1
+
+
+async def test_a_taken_port_is_told_in_a_sentence() -> None:
+    [listener] = open_tcp("127.0.0.1", 0)
+    port = listener.getsockname()[1]
+    with listener, pytest.raises(CannotListen) as caught:
+        open_tcp("127.0.0.1", port)
+    assert str(caught.value).endswith(f"Cannot listen on 127.0.0.1:{port}: another program is listening there already.")
+
+
+async def test_the_client_is_seen_through_trusted_proxies_only() -> None:
+    forwarded = "X-Forwarded-For: 6.6.6.6, 192.0.2.7, 10.0.0.9"
+    for proxies, client_address in (((), "127.0.0.1"), (("127.0.0.1/32", "10.0.0.0/8"), "192.0.2.7")):
+        async with running(plain, trusted_proxies=proxies) as server, server.client() as client:
+            await client.get("/a", forwarded)
+            assert server.seen[0].client == client_address
