@@ -132,6 +132,7 @@ def read_project(page: Page, body: bytes, url: str) -> ProjectListing:
             for file, raw in zip(published, run, strict=True):
                 reader.add(file, raw)
     document = body
+    # Stored documents are read again without knowing where they came from.
     if reader.absolute:
         document = slices.put_together(frame, {"files": [entry.extra for entry in reader.entries.values()]})
     quarantined = _status(frame).status == "quarantined"

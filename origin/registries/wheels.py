@@ -276,7 +276,7 @@ class _ReadAt(io.RawIOBase):
 
 
 def extract_metadata(read_at: Callable[[int, int], bytes], size: int, filename: str) -> bytes | None:
-    """The bytes of ``<name>-<version>.dist-info/METADATA`` in the wheel ``filename``: what its ``.metadata`` sidecar must be, byte for byte.
+    """The bytes of ``<name>-<version>.dist-info/METADATA`` in a wheel: what its ``.metadata`` sidecar must be, byte for byte.
 
     ``read_at(offset, length)`` gives its bytes, blocking. None if there is none, or not exactly one that is the wheel's own.
     """
