@@ -34,6 +34,7 @@ import tomlkit.exceptions
 import tomlkit.items
 
 from origin.settings import RegistrySettings, user_directory, web_url
+from origin.toml_lines import KeyPath, key_spans
 
 
 class ClientError(Exception):
@@ -141,8 +142,8 @@ class Format(Protocol):
         """Raises ``ValueError`` for text the client could not read either."""
         ...
 
-    def edits(self, text: str, changes: Sequence[tuple[Path_, Any]], original: Values) -> Iterator[str]:
-        """The text with ``changes`` made, in several ways, the one that keeps most first. A way that fails raises ``ValueError``."""
+    def edits(self, text: str, changes: Sequence[tuple[Path_, Any]], original: Values) -> tuple[Callable[[], str], ...]:
+        """Ways to get the text with ``changes`` made, the one that keeps most first. A way that fails raises ``ValueError``."""
         ...
 
 
@@ -157,7 +158,10 @@ class INI:
             raise ValueError(" ".join(str(error).split())) from None
         return {section: {self._name(option): value for option, value in parser.items(section)} for section in parser.sections()}
 
-    def edits(self, text: str, changes: Sequence[tuple[Path_, Any]], original: Values) -> Iterator[str]:
+    def edits(self, text: str, changes: Sequence[tuple[Path_, Any]], original: Values) -> tuple[Callable[[], str], ...]:
+        return (lambda: self._by_lines(text, changes, original),)
+
+    def _by_lines(self, text: str, changes: Sequence[tuple[Path_, Any]], original: Values) -> str:
         lines = text.split("\n")
         end = "\r" if "\r\n" in text else ""
         for path, value in changes:
@@ -168,7 +172,7 @@ class INI:
                 self._remove(lines, section, option, section in original)
             else:
                 self._set(lines, section, option, value, end)
-        yield "\n".join(lines)
+        return "\n".join(lines)
 
     def _set(self, lines: list[str], section: str, option: str, value: str, end: str) -> None:
         head, stop = self._section(lines, section)
@@ -198,9 +202,14 @@ class INI:
             if self._name(name) == option:
                 del lines[start:after]
         head, stop = self._section(lines, section)
-        if head >= 0 and not keep_section and not any(line.strip() for line in lines[head + 1 : stop]):
+        if head < 0 or keep_section or self._options(lines, head, stop):
+            return
+        if any(line.strip() for line in lines[head + 1 : stop]):
+            # Somebody's comment: it stays, without the header it no longer belongs to.
+            del lines[head]
+        else:
             del lines[head:stop]
-            if stop > head and lines and lines[-1].strip():
+            if not lines or lines[-1].strip():
                 lines.append("")
 
     @staticmethod
@@ -245,7 +254,7 @@ class INI:
 
 
 class TOML:
-    """TOML: new tables are appended as text; anything else is edited by tomlkit, which keeps comments and layout."""
+    """TOML: lines of their own are edited as text; what is written inline is left to tomlkit, which may move comments."""
 
     def read(self, text: str) -> Values:
         try:
@@ -253,9 +262,16 @@ class TOML:
         except tomllib.TOMLDecodeError as error:
             raise ValueError(str(error)) from None
 
-    def edits(self, text: str, changes: Sequence[tuple[Path_, Any]], original: Values) -> Iterator[str]:
-        if all(value is not None for _, value in changes):
-            yield self._appended(text, changes)
+    def edits(self, text: str, changes: Sequence[tuple[Path_, Any]], original: Values) -> tuple[Callable[[], str], ...]:
+        return lambda: self._by_lines(text, changes, original), lambda: self._by_tomlkit(text, changes, original)
+
+    def _by_lines(self, text: str, changes: Sequence[tuple[Path_, Any]], original: Values) -> str:
+        for path, value in changes:
+            text = self._without(text, path, original) if value is None else self._with(text, path, value)
+        return text
+
+    @staticmethod
+    def _by_tomlkit(text: str, changes: Sequence[tuple[Path_, Any]], original: Values) -> str:
         try:
             document = tomlkit.parse(text)
             for path, value in changes:
@@ -263,27 +279,63 @@ class TOML:
                     _take_away(document, path, original)
                 else:
                     _put(document, path, value)
-            yield tomlkit.dumps(document)
+            return tomlkit.dumps(document)
         except (tomlkit.exceptions.TOMLKitError, AttributeError, KeyError, IndexError, TypeError) as error:
             raise ValueError(str(error)) from None
 
-    def _appended(self, text: str, changes: Sequence[tuple[Path_, Any]]) -> str:
+    def _with(self, text: str, path: Path_, value: Any) -> str:
+        """``text`` with ``value`` at ``path``: in the place of what is there, beneath the table's header, or at the end."""
+        spans = key_spans(text)
         end = "\r\n" if "\r\n" in text else "\n"
-        parts = [text] if not text or text.endswith("\n") else [text, end]
-        for path, value in changes:
-            parts.append(end if "".join(parts).strip() else "")
-            keys = [step for step in path if isinstance(step, str)]
-            if isinstance(path[-1], Member):
-                parts.append(f"[[{self._dotted(keys)}]]{end}")
-                parts.extend(f"{name} = {self._written(member)}{end}" for name, member in value.items())
+        at = self._indexed(text, path)
+        if found := spans.get(at):
+            return text[: found.value] + self._written(value) + text[found.stop :]
+        pair = "" if isinstance(path[-1], Member) else f"{self._dotted(path[-1:])} = {self._written(value)}{end}"
+        above = spans.get(at[:-1])
+        if pair and above is not None and above.kind == "header":
+            after = text.find("\n", above.stop) + 1
+            return text[:after] + pair + text[after:] if after else text + end + pair
+        if isinstance(path[-1], Member):
+            added = f"[[{self._dotted(path)}]]{end}"
+            added += "".join(f"{name} = {self._written(member)}{end}" for name, member in value.items())
+        else:
+            added = f"[{self._dotted(path[:-1])}]{end}{pair}"
+        return text + (end if text and not text.endswith("\n") else "") + (end if text.strip() else "") + added
+
+    def _without(self, text: str, path: Path_, original: Values) -> str:
+        """``text`` without what is at ``path``, and without the header above it if that has nothing left and is not in ``original``."""
+        at = self._indexed(text, path)
+        spans = key_spans(text)
+        mine = [span for key, span in spans.items() if key[: len(at)] == at and span.kind != "inline"]
+        if not mine:
+            return text
+        start = text.rfind("\n", 0, min(span.start for span in mine)) + 1
+        stop = text.find("\n", max(span.stop for span in mine)) + 1 or len(text)
+        if spans.get(at) is not None and spans[at].kind == "header" and re.search(r"\n\r?\n\Z", text[:start]):
+            # The empty line above a table came with it.
+            start = text.rfind("\n", 0, start - 1) + 1
+        text = text[:start] + text[stop:]
+        above = path[:-1]
+        emptied = above and not isinstance(path[-1], Member) and _find(self.read(text), above) == {}
+        return self._without(text, above, original) if emptied and _find(original, above) is None else text
+
+    def _indexed(self, text: str, path: Path_) -> KeyPath:
+        """``path`` with the index of each Member; one that is not there has the index after the last."""
+        at: KeyPath = ()
+        values: Any = self.read(text)
+        for step in path:
+            if isinstance(step, Member):
+                tables = values if isinstance(values, list) else []
+                found = _find(tables, (step,))
+                at = (*at, next((index for index, table in enumerate(tables) if table is found), len(tables)))
             else:
-                header = f"[{self._dotted(keys[:-1])}]{end}" if keys[:-1] else ""
-                parts.append(f"{header}{self._dotted(keys[-1:])} = {self._written(value)}{end}")
-        return "".join(parts)
+                at = (*at, step)
+            values = _find(values, (step,))
+        return at
 
     @staticmethod
-    def _dotted(keys: Sequence[str]) -> str:
-        return ".".join(tomlkit.key(key).as_string() for key in keys)
+    def _dotted(path: Path_) -> str:
+        return ".".join(tomlkit.key(step).as_string() for step in path if isinstance(step, str))
 
     @staticmethod
     def _written(value: str | bool) -> str:
@@ -296,16 +348,12 @@ def edited(format_: Format, text: str, changes: Sequence[tuple[Path_, Any]], ori
     wanted = _apply(values, changes, original)
     if _same(values, wanted):
         return text
-    ways = format_.edits(text, changes, original)
-    while True:
-        try:
-            result = next(ways)
+    for way in format_.edits(text, changes, original):
+        with contextlib.suppress(ValueError):
+            result = way()
             if _same(format_.read(result), wanted):
                 return result
-        except StopIteration:
-            raise ValueError("it is written in a way that cannot be edited without changing something else") from None
-        except ValueError:
-            continue
+    raise ValueError("it is written in a way that cannot be edited without changing something else")
 
 
 # ---- clients --------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Where each key of a TOML document stands, so that a complaint about a setting can name its line.
+"""Where each key of a TOML document stands, so that a complaint can name its line and an edit can leave the rest alone.
 
 ``tomllib`` tells what a document says, not where. This reads the same text once more, only for keys and their lines; it is meant
 for text that ``tomllib`` has accepted, and never judges it. Source: the TOML 1.0 grammar.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import tomllib
+from dataclasses import dataclass
+from typing import Literal
 
 type KeyPath = tuple[str | int, ...]
 """Keys and, for members of arrays, indexes: ``("rules", 0, "match")``."""
@@ -30,13 +32,35 @@ def key_lines(text: str) -> dict[KeyPath, int]:
     return _Reader(text).document()
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where something stands, as offsets into the text.
+
+    A ``pair`` is a key and its value on lines of their own, from ``start`` to ``stop``, its value beginning at ``value``; ``inline`` is one
+    within braces; a ``header`` is ``[table]`` or ``[[table]]``.
+    """
+
+    kind: Literal["pair", "inline", "header"]
+    start: int
+    value: int
+    stop: int
+
+
+def key_spans(text: str) -> dict[KeyPath, Span]:
+    """Map the path of every key with a value, and of every table with a header of its own, to where it stands."""
+    reader = _Reader(text)
+    reader.document()
+    return reader.spans
+
+
 class _Reader:
-    """A position in the text, moving forward; ``lines`` fills on the way."""
+    """A position in the text, moving forward; ``lines`` and ``spans`` fill on the way."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
         self.lines: dict[KeyPath, int] = {}
+        self.spans: dict[KeyPath, Span] = {}
         self.array_sizes: dict[KeyPath, int] = {}
         self._counted_to = 0
         self._line = 1
@@ -47,7 +71,8 @@ class _Reader:
             self._skip(_BLANK)
             if self.at >= len(self.text):
                 return self.lines
-            if self.text.startswith("[[", self.at):
+            start = self.at
+            if self.text.startswith("[[", start):
                 self.at += 2
                 line = self._line_here()
                 array = self._inside(self._key())
@@ -56,21 +81,28 @@ class _Reader:
                 table = (*array, index)
                 self._note(table, line)
                 self._expect("]]")
+                self.spans[table] = Span("header", start, start, self.at)
             elif self._peek() == "[":
                 self.at += 1
                 line = self._line_here()
                 table = self._inside(self._key())
                 self._note(table, line)
                 self._expect("]")
+                self.spans[table] = Span("header", start, start, self.at)
             else:
-                self._pair(table)
+                self._pair(table, "pair")
 
-    def _pair(self, table: KeyPath) -> None:
+    def _pair(self, table: KeyPath, kind: Literal["pair", "inline"]) -> None:
+        start = self.at
         line = self._line_here()
         path = (*table, *self._key())
         self._note(path, line)
         self._expect("=")
+        self._skip(_INLINE_BLANK)
+        value = self.at
         self._value(path)
+        stop = value + len(self.text[value : self.at].rstrip())
+        self.spans[path] = Span(kind, start, value, stop)
 
     def _value(self, path: KeyPath) -> None:
         self._skip(_INLINE_BLANK)
@@ -84,7 +116,7 @@ class _Reader:
         elif self._peek() == "{":
             self.at += 1
             while self._more("}"):
-                self._pair(path)
+                self._pair(path, "inline")
         elif string := _STRING.match(self.text, self.at):
             self.at = string.end()
         else:

@@ -1,0 +1,333 @@
+"""Settings: layers, words, defaults, and complaints that say where."""
+
+from __future__ import annotations
+
+import contextlib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.settings import Loaded, load_edge, load_rules
+from origin.settings import SettingsError, default_data, duration_s, find_config, listen_address, size_bytes, web_url
+from origin.toml_lines import key_lines
+
+RULE = '[[rules]]\nname = "no-evil"\nmatch = "pkg:pypi/evil"\naction = "refuse"\nreason = "it is evil"\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return tmp_path / "edge.toml"
+
+
+def load(config: Path, text: str = "", environ: dict[str, str] | None = None, **options: object) -> Loaded:
+    config.write_text(text)
+    return load_edge({"config": config, "data": config.parent / "data", **options}, environ or {})
+
+
+def complaint(config: Path, text: str = "", environ: dict[str, str] | None = None, **options: object) -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(config, text, environ, **options)
+    return str(caught.value).replace(str(config), "edge.toml")
+
+
+# ---- layers
+
+
+def test_an_edge_needs_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = load_edge({}, {"HOME": str(tmp_path)}).settings
+    assert settings.listen == "127.0.0.1:8080"
+    assert settings.origin is None
+    assert list(settings.registries) == ["pypi"]
+    assert settings.registries["pypi"].path == "/pypi/"
+    assert settings.registries["pypi"].upstream.endswith("/simple/")
+    assert settings.registries["pypi"].fresh_s == 600
+
+
+def test_later_layers_win(config: Path) -> None:
+    text = 'listen = "127.0.0.1:1"\n[store]\nlimit = "1GB"\n[log]\nlevel = "debug"\n'
+    environ = {"EDGE_LISTEN": "127.0.0.1:2", "EDGE_STORE__LIMIT": "2GB"}
+    settings = load(config, text, environ, listen="127.0.0.1:3").settings
+    assert settings.listen == "127.0.0.1:3"
+    assert settings.store.limit_bytes == 2_000_000_000
+    assert settings.log.level == "debug"
+    assert load(config, text, environ).settings.listen == "127.0.0.1:2"
+    assert load(config, text).settings.listen == "127.0.0.1:1"
+
+
+def test_options_that_were_not_given_change_nothing(config: Path) -> None:
+    assert load(config, 'listen = "127.0.0.1:1"', listen=None).settings.listen == "127.0.0.1:1"
+
+
+def test_variables_reach_every_kind_of_value(config: Path) -> None:
+    environ = {
+        "EDGE_REGISTRIES__PYPI__UPSTREAM": "http://pypi.test:7001/simple",
+        "EDGE_REGISTRIES__INTERNAL__KIND": "pypi",
+        "EDGE_REGISTRIES__INTERNAL__UPSTREAM": "http://internal.test/simple/",
+        "EDGE_LOG__JSON": "true",
+        "EDGE_SERVER__PUBLIC_URLS": "http://a.test, http://b.test:1",
+        "EDGE_SERVER__LIMITS__CONNECTIONS": "7",
+        "EDGE_UPSTREAM__CONNECT_TIMEOUT": "250ms",
+    }
+    settings = load(config, "", environ).settings
+    assert settings.registries["pypi"].upstream == "http://pypi.test:7001/simple/"
+    assert settings.registries["internal"].path == "/internal/"
+    assert settings.log.json is True
+    assert settings.server.public_urls == ("http://a.test", "http://b.test:1")
+    assert settings.server.limits.connections == 7
+    assert settings.upstream.connect_timeout_s == 0.25
+
+
+def test_a_variable_finds_an_instance_whose_name_has_a_dash(config: Path) -> None:
+    text = '[registries.py-torch]\nkind = "pypi"\nupstream = "http://a.test/"\n'
+    settings = load(config, text, {"EDGE_REGISTRIES__PY_TORCH__UPSTREAM": "http://b.test/"}).settings
+    assert settings.registries["py-torch"].upstream == "http://b.test/"
+    assert "py_torch" not in settings.registries
+
+
+def test_variables_of_others_are_passed_over(config: Path) -> None:
+    environ = {
+        "EDGE_LISTEN": "",
+        "EDGE_SERVICE_HOST": "10.0.0.1",
+        "EDGE_PORT": "tcp://10.0.0.1:80",
+        "EDGE_PORT_80_TCP_ADDR": "10.0.0.1",
+        "EDGEWISE": "x",
+    }
+    assert load(config, "", environ).settings.listen == "127.0.0.1:8080"
+
+
+def test_relative_paths_are_beneath_the_file_that_names_them(config: Path) -> None:
+    (config.parent / "corp.pem").write_text("")
+    config.write_text('data = "store"\n[upstream]\nca = "corp.pem"\n')
+    settings = load_edge({"config": config}, {}).settings
+    assert settings.data == config.parent / "store"
+    assert settings.upstream.ca == config.parent / "corp.pem"
+
+
+def test_the_data_directory_is_the_users_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("origin.settings.is_root", lambda: False)
+    assert default_data("edge", {"HOME": "/h"}) == Path("/h/.local/state/leeward/edge")
+    assert default_data("edge", {"HOME": "/h", "XDG_STATE_HOME": "/s"}) == Path("/s/leeward/edge")
+    assert default_data("edge", {"HOME": "/h", "XDG_STATE_HOME": "not/absolute"}) == Path("/h/.local/state/leeward/edge")
+    monkeypatch.setattr("origin.settings.is_root", lambda: True)
+    assert default_data("edge", {"HOME": "/h"}) == Path("/var/lib/leeward/edge")
+    assert load_edge({}, {"HOME": str(tmp_path), "EDGE_DATA": "/d"}).settings.data == Path("/d")
+
+
+def test_the_settings_file_is_the_first_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    home = tmp_path / "home" / ".config" / "leeward" / "edge.toml"
+    home.parent.mkdir(parents=True)
+    environ = {"HOME": str(tmp_path / "home")}
+    home.write_text("")
+    assert find_config("edge", None, environ) == home
+    Path("edge.toml").write_text("")
+    assert find_config("edge", None, environ) == Path("edge.toml")
+    assert find_config("edge", None, environ | {"EDGE_CONFIG": "/c"}) == Path("/c")
+    assert find_config("edge", Path("/o"), environ | {"EDGE_CONFIG": "/c"}) == Path("/o")
+
+
+def test_a_settings_file_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.toml: cannot be read: No such file"):
+        load_edge({"config": tmp_path / "absent.toml"}, {})
+
+
+# ---- complaints
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('\nlisten = "8080"', "edge.toml:2: listen: not an address to listen on"),
+        ('listn = "x"', "edge.toml:1: listn: unknown setting; did you mean listen?"),
+        ('[registries.pypi]\n# so\nfresh = "10 parsecs"', "edge.toml:3: registries.pypi.fresh: not a duration"),
+        ('[registries.pypi]\nremoved = "maybe"', "edge.toml:2: registries.pypi.removed: one of refuse, serve"),
+        ('[registries.pypi]\nflavour = "sour"', "edge.toml:2: registries.pypi.flavour: unknown setting"),
+        ("[registries.conda]\n", "edge.toml:1: registries.conda.kind: unknown kind 'conda', known: "),
+        ('[registries.pypi]\nkind = "gopher"', "edge.toml:2: registries.pypi.kind: unknown kind 'gopher', known: "),
+        ('[registries."A b"]\nkind = "pypi"', "edge.toml:1: registries.A b.: an instance's name"),
+        ('[registries.pypi]\nupstream = "ftp://pypi.test/"', "edge.toml:2: registries.pypi.upstream: not an http or https URL"),
+        ('[registries.pypi]\nupstream = "http://u:hunter2@pypi.test/"', "edge.toml:2: registries.pypi.upstream: a URL with cred"),
+        ('[registries.pypi]\npath = "pypi"', "edge.toml:2: registries.pypi.path: a path begins and ends with a slash"),
+        ('[registries.pypi]\npath = "/"', "edge.toml:2: registries.pypi.path: a path begins and ends with a slash"),
+        ('[registries.pypi]\npath = "/a/../b/"', "edge.toml:2: registries.pypi.path: a path is made of plain names"),
+        ('[registries.pypi]\npath = "/-/x/"', "edge.toml:2: registries.pypi.path: paths beneath /-/"),
+        (
+            '[registries.b]\nkind = "pypi"\npath = "/pypi/"',
+            "edge.toml:3: registries.b.path: /pypi/ is, holds or lies beneath /pypi/",
+        ),
+        ('[registries.b]\nkind = "pypi"\npath = "/pypi/b/"', "edge.toml:3: registries.b.path: /pypi/b/ is, holds"),
+        ('[registries.pypi]\npassword = "p"', "edge.toml:2: registries.pypi.password: a password needs a username"),
+        ('[registries.pypi]\nusername = "u"\ntoken = "t"', "edge.toml:3: registries.pypi.token: set either"),
+        ("registries = 3", "edge.toml:1: registries: is a table, not a value"),
+        ("store = 3", "edge.toml:1: store: is a table of settings, not a value"),
+        ("[listen]\nport = 1", "edge.toml:1: listen: is a value, not a table of settings"),
+        ("direct = 1", "edge.toml:1: direct: Expected `bool`"),
+        ('[store]\nlimit = "lots"', "edge.toml:2: store.limit: not a size"),
+        ("[store]\nlimit = -1", "edge.toml:2: store.limit: not a size"),
+        ('[tls]\ncert = "a.pem"', "edge.toml:1: tls: a certificate needs its key"),
+        ('[upstream]\nca = "absent.pem"', "edge.toml:2: upstream.ca: there is no file"),
+        ('[server]\ntrusted_proxies = [\n  "10.0.0.1",\n  "ten",\n]', "edge.toml:4: server.trusted_proxies.1: not an address"),
+        ('[server]\npublic_urls = ["http://a.test/"]', "edge.toml:2: server.public_urls"),
+        ('origin = "origin.test"', "edge.toml:1: origin: not an http or https URL"),
+        ("listen =\n", "edge.toml:1: not TOML"),
+        ('a = 1\nb = "x', "edge.toml:2: not TOML"),
+        (RULE + '\n[[rules]]\nname = "x"\naction = "refuse"\n', "edge.toml:7: rule 'x'"),
+        ("rules = 3", "edge.toml:1: rules: each rule is a table of its own"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_its_line_and_reason(config: Path, text: str, told: str) -> None:
+    found = complaint(config, text)
+    assert found.startswith(told)
+    assert "hunter2" not in found
+
+
+def test_a_bad_variable_is_refused_by_its_name(config: Path) -> None:
+    assert complaint(config, "", {"EDGE_LISTEN": "x"}).startswith("EDGE_LISTEN: listen: not an address")
+    assert complaint(config, "", {"EDGE_LITSEN": "x"}).startswith("EDGE_LITSEN: litsen: unknown setting; did you mean listen")
+    assert complaint(config, "", {"EDGE_STORE": "x"}).startswith("EDGE_STORE: store: is a table")
+    assert complaint(config, "", {"EDGE_RULES": "x"}).startswith("EDGE_RULES: rules are read from the settings file")
+    assert complaint(config, "", {"EDGE_REGISTRIES__PYPI__FRESH": "x"}).startswith("EDGE_REGISTRIES__PYPI__FRESH: ")
+
+
+def test_a_bad_option_is_refused_by_its_name(config: Path) -> None:
+    assert complaint(config, "", listen="x").startswith("--listen: listen: not an address")
+
+
+def test_text_that_is_not_utf_8_is_refused_with_its_line(config: Path) -> None:
+    config.write_bytes(b'listen = "127.0.0.1:1"\n# \xff\n')
+    with pytest.raises(SettingsError, match=r":2: not UTF-8"):
+        load_edge({"config": config}, {})
+
+
+def test_no_secret_is_shown(config: Path) -> None:
+    text = '[registries.pypi]\nusername = "u"\npassword = "hunter2"\n[upstream]\nproxy = "http://me:hunter2@proxy.test:3128"\n'
+    settings = load(config, text).settings
+    assert settings.registries["pypi"].password == "hunter2"
+    assert "hunter2" not in repr(settings)
+    assert "hunter2" not in f"{settings.upstream}"
+    assert "hunter2" not in complaint(config, '[upstream]\nproxy = "http://me:hunter2@proxy.test:x"\n')
+    assert "hunter2" not in complaint(config, '[registries.pypi]\nusername = "u"\npassword = ["hunter2"]\n')
+
+
+# ---- rules
+
+
+def test_only_the_rules_are_read_again(config: Path) -> None:
+    config.write_text("listen = 3\n" + RULE)
+    assert [rule["name"] for rule in load_rules(config)] == ["no-evil"]
+    config.write_text("")
+    assert load_rules(config) == ()
+
+
+def test_rules_come_with_the_settings(config: Path) -> None:
+    loaded = load(config, RULE)
+    assert loaded.config_path == config
+    assert [rule["match"] for rule in loaded.settings.rules] == ["pkg:pypi/evil"]
+
+
+# ---- words
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("10m", 600),
+        ("30s", 30),
+        ("1d", 86400),
+        ("1h30m", 5400),
+        ("250ms", 0.25),
+        ("1.5h", 5400),
+        ("45", 45),
+        (45, 45),
+        (0.5, 0.5),
+    ],
+)
+def test_durations(text: object, seconds: float) -> None:
+    assert duration_s(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "10 years", "-1s", "1m nonsense", "inf", "nan", True, None, [1], -1])
+def test_what_is_no_duration(text: object) -> None:
+    with pytest.raises(ValueError, match="not a duration"):
+        duration_s(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("10GB", 10**10), ("512MiB", 512 << 20), ("0", 0), ("1.5K", 1500), ("7", 7), ("7 B", 7), (7, 7), ("1tib", 1 << 40)],
+)
+def test_sizes(text: object, size: int) -> None:
+    assert size_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "GB", "10 XB", "-1", -1, 1.5, True, None, "1GBB"])
+def test_what_is_no_size(text: object) -> None:
+    with pytest.raises(ValueError, match="not a size"):
+        size_bytes(text)
+
+
+def test_a_store_limit_of_nothing_is_none(config: Path) -> None:
+    assert load(config, '[store]\nlimit = "0"').settings.store.limit_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:8080", ("127.0.0.1", 8080)), ("[::1]:0", ("::1", 0)), ("localhost:65535", ("localhost", 65535))],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    assert listen_address(text) == address
+
+
+@pytest.mark.parametrize("text", ["8080", ":8080", "a:", "a:b", "a:65536", "::1:80", "[::1]", "[x]:1", "a b:1", "[a:1", "a:-1"])
+def test_what_is_no_address(text: str) -> None:
+    with pytest.raises(ValueError, match=r"not an? "):
+        listen_address(text)
+
+
+@given(st.text())
+def test_a_url_is_accepted_or_refused_and_nothing_else(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        assert web_url(text) == text
+
+
+# ---- lines
+
+
+def paths(values: Any, path: tuple[str | int, ...] = ()) -> set[tuple[str | int, ...]]:
+    found = {path} if path else set()
+    members = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in members:
+        found |= paths(value, (*path, key))
+    return found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a = 1\n",
+        "a.b.'c d'.\"e\\u0041\" = { f = [1, 2, {g = 3}], 'h' = '' } # c",
+        "[a]\nb = '''\n]\n[no]\n'''\n[[c.d]]\ne = 1\n[c.d.f]\n[[c.d]]\n[[c.d.g]]\nh = [\n # ] \n '#', \"\\\"]\",\n]\n",
+        'a = """x\\"""\n"y" """\r\nb = 1979-05-27T07:32:00Z\r\n[ c . d ]\r\ne=+inf',
+        "a = [[1, [2]], [], [3,],]\n[b]\n[b.c]\nd={}\n",
+    ],
+)
+def test_every_key_has_a_line(text: str) -> None:
+    document = tomllib.loads(text)
+    lines = key_lines(text)
+    assert set(lines) == paths(document)
+    assert all(1 <= line <= text.count("\n") + 1 for line in lines.values())
+
+
+def test_lines_are_those_of_the_keys() -> None:
+    lines = key_lines("# c\na = '''\n\n'''\n[t]\n\nb = [\n 1,\n 2]\n[[r]]\nx = 1\n[[r]]\n\nx = 2\n")
+    assert lines[("a",)] == 2
+    assert lines[("t", "b")] == 7
+    assert lines[("t", "b", 1)] == 9
+    assert lines[("r", 1)] == 12
+    assert lines[("r", 1, "x")] == 14
