@@ -352,6 +352,10 @@ class Edge:
         done = self.command("refresh", f"pkg:pypi/{project}")
         assert done.returncode == 0, done.stdout + done.stderr
 
+    def refresh_quietly(self, project: str) -> None:
+        """``edge refresh``, whatever becomes of it."""
+        self.command("refresh", f"pkg:pypi/{project}")
+
     def rss_bytes(self) -> int:
         """The process's resident memory."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
