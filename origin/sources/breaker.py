@@ -39,12 +39,14 @@ SUSPECT_AFTER_S = 1.0
 class Permit:
     """Leave to send one request. Its holder reports how it ended, by exactly one of the breaker's three verbs.
 
-    ``generation`` fences late results: what was sent before the breaker last changed its state says nothing about now.
+    ``generation`` fences late results: what was sent before the breaker last changed its state says nothing about now. ``number`` orders
+    permits given at the same time ``at``.
     """
 
     generation: int
     is_probe: bool
     at: float
+    number: int
 
 
 class Breaker:
@@ -60,7 +62,8 @@ class Breaker:
         self._retry_at = 0.0
         self._probe: Permit | None = None
         self._unanswered: dict[Permit, None] = {}
-        self._answered_at = float("-inf")
+        self._issued = 0
+        self._answered = 0  # no permit up to this number is evidence of silence: an answer came after it was given
         self._is_suspect = False
 
     def __repr__(self) -> str:
@@ -83,19 +86,20 @@ class Breaker:
         if self._state == "open" and now >= self._retry_at:
             self._state = "half-open"
         if self._state == "closed":
-            permit = Permit(self._generation, False, now)
+            permit = Permit(self._generation, False, now, self._issued + 1)
         elif self._state == "half-open" and self._probe is None:
-            permit = self._probe = Permit(self._generation, True, now)
+            permit = self._probe = Permit(self._generation, True, now, self._issued + 1)
         else:
             return None
+        self._issued += 1
         self._unanswered[permit] = None
         return permit
 
-    def succeed(self, permit: Permit, now: float) -> None:
+    def succeed(self, permit: Permit) -> None:
         """A first byte of an answer came, whatever it says."""
         self._unanswered.pop(permit, None)
         # Even an answer from before the last change shows that somebody is there.
-        self._answered_at = max(self._answered_at, now)
+        self._answered = self._issued
         self._is_suspect = False
         if permit.generation != self._generation:
             return
@@ -143,7 +147,7 @@ class Breaker:
 
     def _forget(self, permit: Permit, now: float) -> None:
         self._unanswered.pop(permit, None)
-        if permit.at > self._answered_at and now - permit.at > SUSPECT_AFTER_S:
+        if permit.number > self._answered and now - permit.at > SUSPECT_AFTER_S:
             # It ended unanswered after having waited so long: the suspicion outlives it, until an answer comes.
             self._is_suspect = True
 
@@ -151,6 +155,6 @@ class Breaker:
         for permit in self._unanswered:  # oldest first
             if now - permit.at <= SUSPECT_AFTER_S:
                 return False
-            if permit.at > self._answered_at:
+            if permit.number > self._answered:
                 return True
         return False

@@ -306,7 +306,7 @@ class RegistrySource:
                 try:
                     yield answer
                 finally:
-                    await answer.aclose()
+                    await answer.leave()
             finally:
                 link.gates[kind].release()
         except Failed as failed:
@@ -417,7 +417,7 @@ class RegistrySource:
         try:
             with scope:
                 response = await link.pool.handle_async_request(request)
-                breaker.succeed(permit, trio.current_time())
+                breaker.succeed(permit)
                 settled = link.was_tried = True
                 return _Answer(response, url, link, self._metrics, is_head=wanted.method == "HEAD")
             if is_connected:
@@ -431,7 +431,8 @@ class RegistrySource:
             if failed.failure.is_dead and (decides or failed.failure.label != "slow-first-byte"):
                 breaker.fail(permit, now)
             elif failed.failure.label == "status":
-                breaker.succeed(permit, now)
+                breaker.succeed(permit)  # nonsense, but somebody is there
+                link.was_tried = True
             else:
                 breaker.withdraw(permit, now)
             settled = True
@@ -583,6 +584,13 @@ class _Answer:
         self._received.inc(len(part))
         return part
 
+    async def leave(self) -> None:
+        """Be done with it: close a transfer that may be long, read the short rest of anything else."""
+        if self.status in {200, 206} and not self._is_head:
+            await self.aclose()
+        else:
+            await self.discard()
+
     async def discard(self) -> None:
         """Read a short rest, to keep the connection; then close."""
         left = DRAINED_BYTES
@@ -597,10 +605,6 @@ class _Answer:
         """Close the response; its connection too, unless the body was read to its end. Waits for nobody."""
         # Not bounded by a number but by what it does: closing a socket, which takes no time, and TLS without waiting for a reply.
         with trio.CancelScope(shield=True):
-            if self.status == 304 or self._is_head:
-                # There is no body, but httpcore keeps the connection only if that was read.
-                with suppress(Failed):
-                    await self.part()
             await self._response.aclose()
             # httpcore's iterators are generators inside generators. Trio warns of those that are dropped half way, so they are run
             # to their end: what was buffered, then the error of reading from a closed socket.
