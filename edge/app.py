@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,6 +29,9 @@ log = logging.getLogger("leeward.edge")
 
 SOCKET = "edge.sock"
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long a worker thread may keep the interpreter's lock from the event loop."""
+
 
 def main(loaded: Loaded) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Returns the exit status.
@@ -37,6 +41,9 @@ def main(loaded: Loaded) -> int:
     _require_supported(loaded.settings)
     # Bound before the store is opened: a taken port is the likeliest complaint and should come first.
     listeners = open_tcp(*listen_address(loaded.settings.listen))
+    # The loop gives up the interpreter's lock at every system call; with the default of 5 ms it would wait that long for it
+    # each time while a worker thread parses a large page.
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     trio.run(serve, loaded, listeners)
     return 0
 

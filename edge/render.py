@@ -80,7 +80,7 @@ class Renderings:
 
 def _render(registry: Registry, listing: Listing, media_type: str, coding: str, base: str | None) -> Rendered:
     body = encode(registry.write(listing, media_type, base), coding)
-    # Of the final bytes: it differs wherever they differ, by media type, coding, policy, base or content, and is the
-    # same on every edge and after every restart.
-    etag = f'"{hashlib.sha256(body).hexdigest()[:40]}"'
+    # Of the final bytes and what they are: it differs wherever an answer differs, by form, coding, policy, base or content,
+    # and is the same on every edge and after every restart.
+    etag = f'"{hashlib.sha256(media_type.encode() + b"\n" + body).hexdigest()[:40]}"'
     return Rendered(listing, body, media_type, coding, etag)

@@ -96,10 +96,13 @@ class Files:
         Waits at most ``hold_s`` seconds for its first byte to be releasable, then raises ``Unavailable`` with the flight's own estimate
         while the flight goes on. Raises ``NotFound``, ``Refused``, ``Unavailable`` or ``Corrupt``.
         """
-        resolved = await self.resolve(file)
-        verdict = self.judge(resolved.file)
-        if not isinstance(verdict, Allow):
-            raise Refused(verdict)
+        try:
+            resolved = await self.resolve(file)
+        except NotFound:
+            # A refused version has no sidecars on its page: that is a refusal too, not an absence.
+            _require_allowed(self.judge(file))
+            raise
+        _require_allowed(self.judge(resolved.file))
         if resolved.binding is not None:
             delivery = await self._held(resolved.binding)
             if delivery is not None:
@@ -252,6 +255,11 @@ class Files:
             self._remember(stored.sidecar)
             file = stored.binding.file
             self._pages.sidecar_made(registry.listing_page(file), file.filename, stored.sidecar.digest)
+
+
+def _require_allowed(verdict: Verdict) -> None:
+    if not isinstance(verdict, Allow):
+        raise Refused(verdict)
 
 
 def _entry(registry: Registry, held: HeldPage | None, file: File) -> Entry | None:

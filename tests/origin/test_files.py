@@ -35,7 +35,11 @@ def wheel(shelf: Shelf, size: int = 100 * KB, version: str = "1.0") -> Upload:
 
 async def read(delivery: Delivery) -> bytes:
     """Read a delivery to its end, as the server would send it."""
-    body = delivery.body
+    return await read_body(delivery.body)
+
+
+async def read_body(body: Span | Arriving) -> bytes:
+    """Read and close a body."""
     try:
         match body:
             case Span(fd=fd, start=start, stop=stop):
