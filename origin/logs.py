@@ -104,7 +104,8 @@ class JSONLines(logging.Formatter):
             )
         if traceback := _traceback(self, record):
             line["traceback"] = _mended(traceback)
-        return msgspec.json.encode(line).decode()
+        # JSON lets DEL, C1 controls and line separators stand as they are; terminals and line readers do not.
+        return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", msgspec.json.encode(line).decode())
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, object]:
