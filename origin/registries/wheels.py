@@ -303,6 +303,8 @@ def _is_own_metadata(path: str, name: str, version: str) -> bool:
     own_name, _, own_version = directory.removesuffix(".dist-info").partition("-")
     # Compared as they mean, not as they are spelled: builders differ in case, dots and underscores.
     try:
-        return names.normalise(own_name) == names.normalise(name) and names.canonical(own_version) == names.canonical(version)
+        same_name = names.normalise(own_name) == names.normalise(name)
     except ValueError:
         return False
+    own, wanted = names.parse_version(own_version), names.parse_version(version)
+    return same_name and (own == wanted if own and wanted else own_version == version)
