@@ -14,7 +14,7 @@ import trio
 
 from ..model import Arriving, Body, Clock
 from . import Handler, Request, Response
-from .h1 import Dechunker, Head, Malformed, check_beginning, http_date, parse_head, write_head
+from .h1 import Dechunker, Head, Malformed, check_beginning, check_response, http_date, parse_head, write_head
 from .hosts import Hosts
 from .limits import Limits
 from .problems import respond
@@ -86,7 +86,9 @@ async def converse(house: House, peer: Peer) -> bool:
         return False
     response: Response | None = None
     complete = False
-    body: Body = b""
+    carried = True
+    body: Body = b""  # what the handler gave, to be closed
+    outgoing: Body = b""  # what of it is sent
     try:
         # The handler's answer must be ours to close even if the client leaves, or the server stops, at this very moment.
         async def handle() -> None:
@@ -100,10 +102,16 @@ async def converse(house: House, peer: Peer) -> bool:
         await _attended(peer, handle)
         assert response is not None
         keep_alive = head.keep_alive and not response.close and not house.closing()
-        answer, message = _written(house, request, response, head, keep_alive)
-        has_body = request.method != "HEAD" and answer.status not in (204, 304)
-        await _send(peer, transfer, message, answer.body if has_body else b"")
-        complete = True
+        answer = _narrowed(house, request, response)
+        if request.method == "HEAD" or answer.status in (204, 304):
+            message = _written(house, request, answer, head, keep_alive)
+        else:
+            if isinstance(answer.body, Arriving):
+                answer = await _first_bytes(peer, request, answer, answer.body)
+            message, outgoing = _written(house, request, answer, head, keep_alive), answer.body
+        carried = answer.status in (response.status, 206, 304)
+        await _send(peer, transfer, message, outgoing)
+        complete = answer.status < 500 or carried
         if not keep_alive:
             await _linger(peer)
         return keep_alive
@@ -111,7 +119,7 @@ async def converse(house: House, peer: Peer) -> bool:
         if not isinstance(body, bytes):
             body.close()
         if response is not None and response.delivered is not None:
-            response.delivered(transfer.sent, complete)
+            response.delivered(transfer.sent if carried else 0, complete)
 
 
 async def _read(house: House, peer: Peer, transfer: Transfer) -> tuple[Head, Request]:
@@ -161,20 +169,38 @@ async def _read_body(house: House, peer: Peer, head: Head, transfer: Transfer) -
         raise Malformed("the request's body came too slowly", 408) from None
 
 
-def _written(house: House, request: Request, response: Response, head: Head, keep_alive: bool) -> tuple[Response, bytes]:
-    """The answer as conditions and ranges leave it, and its head."""
+def _narrowed(house: House, request: Request, response: Response) -> Response:
+    """The answer as conditions and ranges leave it."""
+    try:
+        answer = apply(request, response, house.clock())
+        check_response(answer)
+    except Exception as error:  # noqa: BLE001 - a header that would break out of its line, or the like: a mistake of ours
+        return respond(RuntimeError(str(error)), request)
+    return answer
+
+
+async def _first_bytes(peer: Peer, request: Request, answer: Response, body: Arriving) -> Response:
+    """Wait until some of ``body`` may leave: a flight that fails before that can still be told as an error, instead of ending short."""
+
+    async def wait() -> None:
+        nonlocal answer
+        if body.start < body.stop:
+            try:
+                await body.flight.wait_beyond(body.start)
+            except Exception as error:  # noqa: BLE001 - told to the client
+                answer = respond(error, request)
+
+    await _attended(peer, wait)
+    return answer
+
+
+def _written(house: House, request: Request, answer: Response, head: Head, keep_alive: bool) -> bytes:
+    """The answer's head."""
     if not keep_alive:
         connection = "close"
     else:
         connection = "keep-alive" if head.version == "1.0" else ""
-    date = http_date(house.clock())
-    try:
-        answer = apply(request, response, house.clock())
-        return answer, write_head(answer, date=date, length=_length(request, answer), connection=connection)
-    except Exception as error:  # noqa: BLE001 - the same
-        # A handler's header that would break out of its line, or the like: a mistake of ours.
-        answer = respond(RuntimeError(str(error)), request)
-        return answer, write_head(answer, date=date, length=_length(request, answer), connection=connection)
+    return write_head(answer, date=http_date(house.clock()), length=_length(request, answer), connection=connection)
 
 
 def _length(request: Request, answer: Response) -> int | None:

@@ -243,7 +243,7 @@ class Door:
         epoll_fd = self._epoll.fileno()
         while True:
             await trio.lowlevel.wait_readable(epoll_fd)
-            served = 0
+            turn = self.hits
             while True:
                 events = poll(0, _POLL_EVENTS)
                 if not events and not ready:
@@ -259,10 +259,9 @@ class Door:
                     connection = ready.popleft()
                     if not connection.busy and connections.get(connection.fd) is connection:
                         self._on_requests(connection, connection.unread)
-                        served += 1
-                served += len(events)
-                if served >= _TURN_EVENTS:
-                    served = 0
+                turn -= len(events)
+                if self.hits - turn >= _TURN_EVENTS:
+                    turn = self.hits
                     await trio.lowlevel.checkpoint()
 
     def _read_clock(self) -> None:

@@ -231,11 +231,16 @@ def head_lines(response: Response) -> str:
     return "".join(lines)
 
 
-def write_head(response: Response, *, date: str, length: int | None, connection: str = "") -> bytes:
-    """The head of ``response``; ``length`` None leaves ``Content-Length`` out (204, 304). Raises ``ValueError`` as ``head_lines``."""
-    reason = response.reason or _PHRASES.get(response.status, "")
-    if not _VALUE.fullmatch(reason):
+def check_response(response: Response) -> None:
+    """Raises ``ValueError`` for a header field or reason phrase that would break out of its line."""
+    if not _VALUE.fullmatch(response.reason):
         raise ValueError("not a reason phrase")
+    head_lines(response)
+
+
+def write_head(response: Response, *, date: str, length: int | None, connection: str = "") -> bytes:
+    """The head of ``response``; ``length`` None leaves ``Content-Length`` out (204, 304). The response is checked."""
+    reason = response.reason or _PHRASES.get(response.status, "")
     framing = "" if length is None else f"Content-Length: {length}\r\n"
     if connection:
         framing += f"Connection: {connection}\r\n"

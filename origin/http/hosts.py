@@ -81,7 +81,7 @@ class Hosts:
 
     def _elsewhere(self, authority: str) -> str | None:
         """A public URL of the other scheme: TLS may end before us without anybody saying so."""
-        for scheme, port in (("https", ":80"), ("http", ":443")):
+        for scheme, port in (("https", ":443"), ("http", ":80")):
             base = self._listed.get((scheme, authority.removesuffix(port)))
             if base is not None:
                 return base
@@ -105,7 +105,7 @@ def _authority(text: str, scheme: str) -> str:
     if match is None or (match[2] and int(match[2]) > 65535):
         raise Malformed("invalid Host")
     host, port = match[1].lower(), match[2]
-    if host.startswith("[") and _address(host[1:-1]) is None:
+    if host.startswith("[") and (":" not in host or _address(host[1:-1]) is None):
         raise Malformed("invalid Host")
     return host if not port or port == _DEFAULT_PORTS.get(scheme) else f"{host}:{int(port)}"
 

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import trio
+import trio.testing
 
 from origin.http import Handler, Request, Response
 from origin.http.hot import HotPages
@@ -120,6 +121,15 @@ async def running(
         await nursery.start(server.serve, listeners)
         yield Running(server, store, port, seen, nursery)
         nursery.cancel_scope.cancel()
+
+
+async def settled(condition: Callable[[], object]) -> None:
+    """Wait until ``condition`` holds, while everybody else goes on."""
+    for _ in range(5000):
+        if condition():
+            return
+        await trio.testing.wait_all_tasks_blocked(0.001)
+    raise AssertionError("it never came true")
 
 
 async def plain(request: Request) -> Response:

@@ -13,8 +13,7 @@ from origin.http.hot import LIMIT_BLOCKS, LIMIT_PAIRS, HotPages
 from origin.http.listen import Limits
 from origin.metrics import Tally
 from origin.model import Validity
-
-from tests.origin.http.loopback import Running, get, running
+from tests.origin.http.loopback import Running, get, running, settled
 
 
 class Pages:
@@ -335,9 +334,7 @@ async def test_a_client_that_leaves_in_the_middle_of_a_hit_harms_nobody() -> Non
         await sock.send(get("/big").encode())
         await trio.testing.wait_all_tasks_blocked()
         sock.close()
-        with trio.fail_after(5):
-            while server.server.statistics()["connections"]:
-                await trio.sleep(0)
+        await settled(lambda: not server.server.statistics()["connections"])
         async with server.client() as client:
             assert (await client.get("/big")).status == 200
 

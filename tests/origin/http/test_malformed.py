@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import pytest
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 
 from origin.http import Request, Response
 from origin.http.h1 import Dechunker, Malformed, check_beginning, parse_head
+from origin.http.hot import HotPages
 from origin.http.limits import Limits
-
+from origin.metrics import Tally
+from origin.model import Validity
 from tests.origin.http.loopback import plain, running
 
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -132,10 +135,6 @@ async def test_a_body_is_no_request_even_if_it_looks_like_one() -> None:
 
 
 async def test_a_malformed_request_on_a_connection_that_hit_before_is_refused_too() -> None:
-    from origin.http.hot import HotPages
-    from origin.metrics import Tally
-    from origin.model import Validity
-
     hot = HotPages(1 << 20)
     validity, tally = Validity(9e9), Tally()
 
@@ -215,11 +214,8 @@ async def test_random_and_mutated_bytes_never_crash_the_door() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_head_or_malformed(data: bytes) -> None:
     for candidate in (data, b"GET / HTTP/1.1\r\n" + data + b"\r\n\r\n", b"GET /" + data + b" HTTP/1.1\r\nHost: a\r\n\r\n"):
-        try:
+        with contextlib.suppress(Malformed):
             head = parse_head(candidate, Limits())
-        except Malformed as error:
-            assert 400 <= error.status < 600
-        else:
             assert len([1 for name, _ in head.headers if name == "host"]) == 1
             assert not any(c in value for _, value in head.headers for c in "\r\n\x00")
 
@@ -241,10 +237,10 @@ def test_a_chunked_body_is_decoded_however_it_arrives(chunks: list[bytes], chanc
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_chunks_or_malformed(data: bytes) -> None:
-    try:
-        Dechunker(100).feed(data)
-    except Malformed as error:
-        assert error.status in (400, 413)
+    dechunker = Dechunker(100)
+    with contextlib.suppress(Malformed):
+        dechunker.feed(data)
+        assert len(dechunker.body) <= 100
 
 
 def test_an_unfinished_head_is_refused_as_soon_as_nothing_can_mend_it() -> None:
