@@ -8,6 +8,7 @@ catalog.sqlite    ``catalog.sqlite``, with a version of its own
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -94,8 +95,10 @@ class DataDirectory:
             raise Unusable(
                 f"The data directory {self.path} cannot be locked ({error.strerror}): use a local file system."
             ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+        # Only for the message above: a full disk must not keep a node from starting.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
 
     def _check_version(self) -> None:
         try:
@@ -118,13 +121,16 @@ class DataDirectory:
     def _write_version(self) -> None:
         """Durably, and whole or not at all."""
         temporary = self.path / "version.new"
-        with temporary.open("w", encoding="ascii") as file:
-            file.write(f"{LAYOUT}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(self.path / "version")
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+            with temporary.open("w", encoding="ascii") as file:
+                file.write(f"{LAYOUT}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(self.path / "version")
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise Unusable(f"The data directory {self.path} cannot be written to ({error.strerror}): check the disk.") from error

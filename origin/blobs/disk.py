@@ -44,7 +44,7 @@ from typing import NoReturn, Protocol, cast
 
 import trio
 
-from ..errors import Corrupt, Unavailable
+from ..errors import Corrupt, Unavailable, Unusable
 from ..metrics import Metrics
 from ..model import Digest, Span
 from . import Spool
@@ -99,7 +99,7 @@ class DiskBlobs:
     ``limit_bytes`` bounds what is held (None: by the disk alone): above ``high_water`` of it is ``pressure``, down to ``low_water``; at
     the limit itself nothing is admitted. ``memory_bytes`` bounds the spools held in memory. ``reserve_bytes`` is what is left free for
     others, the catalogue first among them (default 2 % of the disk, at most 1 GiB). Call ``sweep`` once before anything else:
-    it counts what is held. ``clock`` gives monotonic seconds.
+    it counts what is held. ``clock`` gives monotonic seconds. Raises ``Unusable`` if the disk refuses from the start.
     """
 
     def __init__(
@@ -123,9 +123,13 @@ class DiskBlobs:
         self._clock = clock
         self._names = os.fspath(root / "sha256")
         self._temporaries = os.fspath(root / "tmp")
-        for directory in (root, root / "sha256", root / "tmp"):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._make_names()
+        try:
+            for directory in (root, root / "sha256", root / "tmp"):
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._make_names()
+            self._room = self._measure()
+        except OSError as error:
+            raise Unusable(f"The store in {root} cannot be used ({error.strerror}): check the disk and its owner.") from error
         # The held part of the ledger changes together with the names, in worker threads, under this lock.
         self._naming = threading.Lock()
         self._held_bytes = 0
@@ -141,9 +145,9 @@ class DiskBlobs:
         self._open: dict[str, int] = {}
         self._lingering: dict[str, int] = {}
         self._live: set[str] = set()
+        self._short = 0
         self._full_until = self._suspect_until = -1.0
         self._serials = itertools.count()
-        self._room = self._measure()
         if reserve_bytes is None:
             reserve_bytes = min(1 << 30, self._room.total_bytes // 50)
         self._reserve_bytes = reserve_bytes
@@ -180,12 +184,15 @@ class DiskBlobs:
         self._reserved += want
         created = None
         try:
-            if self._admits_by_ledger():
+            if not self._admits_by_ledger():
+                self._note_short(self._used() - (self.limit_bytes or 0), want)
+            else:
                 created = await trio.to_thread.run_sync(self._create, want, limiter=self._writes)
         finally:
             if created is None:
                 self._reserved -= want
         if created is not None:
+            self._short = 0
             fd, path = created
             return DiskSpool(self, hashes, fd, path, want, known=size is not None)
         self._report()
@@ -215,6 +222,7 @@ class DiskBlobs:
         try:
             self._room = self._measure()
             if not self._admits_by_disk(want):
+                self._note_short(want + self._reserve_bytes - self._room.free_bytes, want)
                 return None
             self._live.add(path)
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -379,6 +387,7 @@ class DiskBlobs:
         if self._open.get(digest.value):
             self._lingering[digest.value] = self._lingering.get(digest.value, 0) + size
         self._full_until = -1.0
+        self._short = max(0, self._short - size)
         self._report()
         return True
 
@@ -497,14 +506,24 @@ class DiskBlobs:
             over = max(over, blobs * self._held_bytes // self._held_blobs)
         if self._clock() < self._full_until:
             over = max(over, STEP_BYTES)
-        return min(over, self._held_bytes)
+        return min(max(over, self._short), self._held_bytes)
 
     def _admits_by_ledger(self, more: int = 0) -> bool:
         """Whether limit and recent refusals leave room. What is about to be written is already in ``_reserved``."""
         if self._clock() < max(self._full_until, self._suspect_until):
             return False
-        used = self._held_bytes + self._reserved + sum(self._lingering.values()) + more
-        return self.limit_bytes is None or used <= self.limit_bytes
+        return self.limit_bytes is None or self._used() + more <= self.limit_bytes
+
+    def _used(self) -> int:
+        return self._held_bytes + self._reserved + sum(self._lingering.values())
+
+    def _note_short(self, short: int, want: int) -> None:
+        """Remember what a refused spool lacked, so that it is evicted for the next: unless no eviction could make room for it."""
+        largest = self._room.total_bytes - self._reserve_bytes
+        if self.limit_bytes is not None:
+            largest = min(largest, self.limit_bytes)
+        if want <= largest:
+            self._short = max(self._short, short)
 
     def _admits_by_disk(self, want: int) -> bool:
         room = self._room
