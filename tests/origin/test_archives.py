@@ -99,13 +99,13 @@ def test_kinds_without_a_check_pass() -> None:
 @pytest.mark.parametrize("filename", [WHEEL, "foo-1.0.zip", "foo-1.0.tar.gz", "foo-1.0.tar.bz2", "foo-1.0.tar.xz"])
 @pytest.mark.parametrize("data", [b"", b"<html>log in</html>", b"PK\x03\x04", b"\x1f\x8b", bytes(4096)])
 def test_what_is_no_archive_is_refused(filename: str, data: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         check(data, filename)
 
 
 @pytest.mark.parametrize("lost", [1, 4, 21, 22, 23, 100, len(SOUND) // 2])
 def test_a_wheel_cut_short_is_refused(lost: int) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         check(SOUND[:-lost])
 
 
@@ -119,7 +119,7 @@ def test_a_tarball_cut_short_or_damaged_is_refused(filename: str, compress: Call
             check(whole[:-lost], filename)
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 0x10
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         check(bytes(flipped), filename)
 
 

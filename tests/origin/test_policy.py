@@ -163,5 +163,5 @@ def test_a_purl_of_a_command_names_one_package() -> None:
     assert parse_purl("pkg:maven/org.apache/commons@1.0?type=jar") == ("maven", "org.apache/commons", "1.0")
     assert parse_purl("pkg:pypi/torch@2.0%2Bcu118") == ("pypi", "torch", "2.0+cu118")
     for wrong in ("six", "pkg:six", "pkg:pypi/*", "pkg:pypi/six@", "pkg:gem/x", "pkg:pypi/a%00b"):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             parse_purl(wrong)

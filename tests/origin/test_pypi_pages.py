@@ -119,7 +119,7 @@ def test_html_of_something_else_is_refused(name: str) -> None:
     ],
 )
 def test_json_that_is_no_page_of_the_project_is_refused(body: bytes) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         PYPI.read(PAGE, body, JSON, URL)
 
 
@@ -344,7 +344,7 @@ def test_the_index_is_kept_and_rendered() -> None:
     again = PYPI.read(page, html, "text/html", "https://pypi.test/simple/")
     assert json.loads(again.document)["projects"] == [{"name": "Foo_Bar"}, {"name": "baz"}]
     for wrong in (b"{}", b'{"meta":{"api-version":"1.0"},"projects":[{}]}'):
-        with pytest.raises(ValueError, match="."):
+        with pytest.raises(ValueError, match=r"."):
             PYPI.read(page, wrong, JSON, "https://pypi.test/simple/")
 
 
@@ -426,7 +426,7 @@ def test_a_large_page_that_cannot_be_cut_is_read_whole() -> None:
 
 
 def test_no_step_on_a_large_page_keeps_other_threads_waiting() -> None:
-    """A second thread ticks every millisecond and notes how late it gets to run; the interpreter's own switching accounts for 5 to 12 ms."""
+    """A second thread ticks every millisecond and notes how late it gets to run; the interpreter itself takes 5 to 12 ms to switch."""
     body = large(20_000)
 
     def work() -> None:

@@ -68,7 +68,7 @@ def test_a_target_means_a_page_a_redirect_or_nothing(target: str, meaning: objec
     ],
 )
 def test_a_malformed_target_is_a_value_error(target: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         PYPI.resource("GET", target)
 
 

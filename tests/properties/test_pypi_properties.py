@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from selectolax.lexbor import LexborHTMLParser
 
@@ -72,6 +72,7 @@ def pages(draw: st.DrawFn) -> bytes:
     ).encode()
 
 
+@settings(max_examples=40)
 @given(pages())
 def test_what_is_written_reads_back(body: bytes) -> None:
     listing = PYPI.read(PAGE, body, JSON, URL)
@@ -90,6 +91,7 @@ def test_what_is_written_reads_back(body: bytes) -> None:
         assert again.url == f"{BASE}{entry.file.path}"
 
 
+@settings(max_examples=40)
 @given(pages())
 def test_html_says_what_json_says(body: bytes) -> None:
     listing = PYPI.read(PAGE, body, JSON, URL)
@@ -99,6 +101,7 @@ def test_html_says_what_json_says(body: bytes) -> None:
     ]
 
 
+@settings(max_examples=40)
 @given(pages(), st.data())
 def test_policy_touches_the_refused_versions_and_nothing_else(body: bytes, data: st.DataObject) -> None:
     listing = PYPI.read(PAGE, body, JSON, URL)
@@ -121,6 +124,7 @@ def test_policy_touches_the_refused_versions_and_nothing_else(body: bytes, data:
     assert PYPI.reread(PAGE, restricted.document).entries == restricted.entries
 
 
+@settings(max_examples=40)
 @given(pages())
 def test_what_is_listed_can_be_asked_for(body: bytes) -> None:
     listing = PYPI.read(PAGE, body, JSON, URL)
@@ -135,6 +139,7 @@ def test_what_is_listed_can_be_asked_for(body: bytes) -> None:
                 assert PYPI.expected(asked, listing) == entry
 
 
+@settings(max_examples=300)
 @given(st.sampled_from(sorted(DATA.iterdir())), st.data())
 def test_mutated_documents_are_read_or_refused_and_never_crash(path: Path, data: st.DataObject) -> None:
     body = bytearray(path.read_bytes())
