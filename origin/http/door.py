@@ -337,12 +337,15 @@ class Door:
         if data == b"\r\n":
             data = b""
         connection.unread = data
+        if not data:
+            connection.since = -1
+            return
         try:
             check_beginning(data, self._limits)
         except Malformed:
             self._leave(connection)
             return
-        if data and connection.since < 0:
+        if connection.since < 0:
             connection.since = self._wheel.tick
             self._wheel.put(connection)
 

@@ -25,6 +25,9 @@ from .ranges import matches_weakly
 LIMIT_PAIRS = 32
 """How many (Accept, Accept-Encoding) pairs one target is remembered for."""
 
+LIMIT_WISH_BYTES = 1024
+"""The longest pair worth remembering."""
+
 LIMIT_BLOCKS = 4096
 """How many raw header blocks are remembered; they hold credentials, and die with the epoch."""
 
@@ -107,7 +110,8 @@ class HotPages:
             return
         if response.status != 200 or not isinstance(body, bytes) or etag is None or response.reason or response.close:
             return
-        if len(body) > self._limit_bytes // 8:
+        wish = wish_of(request.headers)
+        if len(body) > self._limit_bytes // 8 or len(wish) > LIMIT_WISH_BYTES:
             return
         pages = self.pages(request.base, request.scope)
         line = f"GET {request.target} HTTP/1.1\r\n".encode("latin-1")
@@ -117,18 +121,15 @@ class HotPages:
         if rendered is None:
             rendered = Rendered(response, body, etag, validity, tally)
             rendered.pages, rendered.line = pages, line
+            rendered.size += len(line)
             self._held_bytes += rendered.size
             self._ring[rendered] = None
-        wish = wish_of(request.headers)
-        replaced = variants.pop(wish, None)
+        # The newest pair goes to the end: the bound drops the one that was asked for anew longest ago.
+        self._unlink(variants, wish, but=rendered)
         variants[wish] = rendered
-        if replaced is not None and replaced not in variants.values():
-            self._release(replaced)
+        self._held_bytes += len(wish)
         while len(variants) > LIMIT_PAIRS:
-            oldest = next(iter(variants))
-            gone = variants.pop(oldest)
-            if gone not in variants.values():
-                self._release(gone)
+            self._unlink(variants, next(iter(variants)))
         self._evict()
 
     def pages(self, base: str, scope: str) -> Pages:
@@ -139,10 +140,9 @@ class HotPages:
         """Forget an answer that will never hold again."""
         variants = rendered.pages.get(rendered.line, {})
         for wish in [wish for wish, found in variants.items() if found is rendered]:
-            del variants[wish]
+            self._unlink(variants, wish)
         if not variants:
             rendered.pages.pop(rendered.line, None)
-        self._release(rendered)
 
     def forget_facts(self) -> None:
         """Void every remembered header block: what it meant may have changed."""
@@ -161,8 +161,13 @@ class HotPages:
         """How many answers are held, in how many bytes, and how many were given up for room."""
         return {"answers": len(self._ring), "bytes": self._held_bytes, "evicted": self._evicted}
 
-    def _release(self, rendered: Rendered) -> None:
-        if rendered in self._ring:
+    def _unlink(self, variants: dict[bytes, Rendered], wish: bytes, but: Rendered | None = None) -> None:
+        """Take one way to an answer away; with the last one goes the answer, unless it is ``but``."""
+        rendered = variants.pop(wish, None)
+        if rendered is None:
+            return
+        self._held_bytes -= len(wish)
+        if rendered is not but and rendered not in variants.values():
             del self._ring[rendered]
             self._held_bytes -= rendered.size
 

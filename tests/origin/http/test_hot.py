@@ -390,7 +390,12 @@ def test_ways_of_asking_are_bounded_and_share_the_answer() -> None:
     for number in range(200):
         hot.keep(_request("/a", accept=f"text/{number}"), _page(1000), validity, Tally())
         assert hot.statistics()["answers"] == 1
-    assert len(hot.pages("http://127.0.0.1", "")[b"GET /a HTTP/1.1\r\n"]) == LIMIT_PAIRS
+    variants = hot.pages("http://127.0.0.1", "")[b"GET /a HTTP/1.1\r\n"]
+    assert len(variants) == LIMIT_PAIRS
+    hot.keep(_request("/a", accept="x" * 2000), _page(1000), validity, Tally())
+    assert len(variants) == LIMIT_PAIRS
+    hot.drop(next(iter(variants.values())))
+    assert hot.statistics()["bytes"] == 0
 
 
 def test_replacing_an_answer_gives_its_bytes_back() -> None:
