@@ -166,6 +166,12 @@ class PyPI:
         plain, ending = names.without_sidecar(file.filename)
         return msgspec.structs.replace(file, filename=plain, path=file.path.removesuffix(ending)) if ending else file
 
+    def subject(self, file: File) -> File:
+        plain, ending = names.without_sidecar(file.filename)
+        if not ending:
+            return file
+        return msgspec.structs.replace(file, filename=plain, path=file.path.removesuffix(ending))
+
     def listing_page(self, file: File) -> Page:
         return Page(self.name, file.project, "")
 
@@ -261,10 +267,10 @@ class PyPI:
         if "attestation_bundles" not in split:
             raise ValueError("a provenance without attestation bundles")
         msgspec.json.decode(slices.put_together(frame, split))
-        file = self._subject(page)
+        file = self._spoken_of(page)
         return Listing(page, {file.filename: Entry(file, "")}, body)
 
-    def _subject(self, page: Page) -> File:
+    def _spoken_of(self, page: Page) -> File:
         _, version, filename = page.view.split("/", 2)
         read = names.version_in(page.project, filename) or names.canonical(version)
         return File(self.name, page.project, read, filename, "")
@@ -278,7 +284,7 @@ class PyPI:
                 return documents.restrict_legacy(listing, verdicts)
             case "provenance":
                 forbidden = documents.forbidding(verdicts)
-                gone = self._subject(listing.page).version in forbidden
+                gone = self._spoken_of(listing.page).version in forbidden
                 return Listing(listing.page, listing.entries, _EMPTY_PROVENANCE if gone else listing.document, None, forbidden)
             case "index":
                 return listing
@@ -338,7 +344,7 @@ class PyPI:
     # -- versions and files
 
     def version_of(self, page: Page) -> str | None:
-        return self._subject(page).version if _view(page) == "provenance" else None
+        return self._spoken_of(page).version if _view(page) == "provenance" else None
 
     def version_key(self, version: str) -> object | None:
         return names.parse_version(version)

@@ -365,9 +365,27 @@ def amend_project(listing: ProjectListing, keep: Mapping[str, Entry]) -> Project
     """Put held entries in place of those listed now, or beside them where they are no longer."""
     if not keep:
         return listing
-    entries = {**listing.entries, **keep}
+    entries = dict(listing.entries)
+    for name, entry in keep.items():
+        entries[name] = entry if entry.extra else _described(entry, entries.get(name))
     document = slices.put_together(listing.frame, {"files": [entry.extra for entry in entries.values()]})
     return replace(listing, entries=entries, document=document)
+
+
+def _described(entry: Entry, listed: Entry | None) -> Entry:
+    """``entry``, made elsewhere, with the JSON that says of its file what it does: the listed one's, but for what goes with the bytes."""
+    members = _RAW.decode(listed.extra) if listed is not None else {}
+    changes: dict[str, Any] = {
+        "filename": entry.file.filename,
+        "url": entry.url,
+        "hashes": {digest.algorithm: digest.value for digest in entry.digests if digest.algorithm != "blake2b-256"},
+        "size": entry.size,
+        "yanked": False if entry.yanked is None else entry.yanked or True,
+        **{key: False for key in METADATA_KEYS if key in members and not entry.sidecar},
+    }
+    if "provenance" in members:
+        changes["provenance"] = entry.provenance
+    return msgspec.structs.replace(entry, extra=edited(_ENCODE(members), changes))
 
 
 def edited(raw: bytes, changes: Mapping[str, Any]) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from origin.model import Digest, File, Hold, Listing, Page, Refuse
+from origin.model import Digest, Entry, File, Hold, Listing, Page, Refuse
 from origin.registries import Registry
 from origin.registries.kinds import create
 from origin.registries.pypi_documents import ProjectListing
@@ -164,6 +164,7 @@ def test_a_sidecar_is_expected_where_one_is_advertised() -> None:
     assert isinstance(asked, File)
     sidecar = PYPI.expected(asked, listing)
     assert sidecar is not None
+    assert PYPI.subject(asked) == PYPI.subject(wheel.file) == wheel.file
     assert sidecar.file == asked
     assert sidecar.digests == wheel.sidecar
     assert sidecar.url == f"{wheel.url}.metadata"
@@ -255,6 +256,17 @@ def test_a_held_entry_takes_the_place_of_a_changed_one() -> None:
     amended = PYPI.amend(now, {SDIST: listing.entries[SDIST]})
     assert amended.entries == listing.entries
     assert written(amended) == written(listing)
+
+
+def test_an_entry_made_from_a_binding_is_described_by_its_own_digest() -> None:
+    listing = read("plain.json")
+    listed = listing.entries[WHEEL]
+    bound = Entry(listed.file, listed.url, (Digest("sha256", "e" * 64),), 77, listed.published, listed.yanked)
+    file = written(PYPI.amend(listing, {WHEEL: bound}))["files"][1]
+    assert (file["hashes"], file["size"], file["yanked"]) == ({"sha256": "e" * 64}, 77, "broken <b>wheel</b>")
+    assert file["core-metadata"] is file["data-dist-info-metadata"] is False
+    assert file["provenance"] is None
+    assert file["requires-python"] == ">=3.8"
 
 
 def test_owners_are_given_for_the_names_that_mislead() -> None:
