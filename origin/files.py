@@ -114,11 +114,17 @@ class Files:
 
     async def resolve(self, file: File) -> Resolved:
         """Say what a requested file is. Raises ``NotFound`` if no listing has it, ``Refused`` if it was withdrawn."""
+        registry = self._registries[file.registry]
+        remembered = self._bound.get(file)
+        if remembered is not None:
+            await self._require_still_listed(registry, file)
+            return Resolved(file, None, remembered)
         owner = await self._catalog.owner(file.registry, file.path) if file.path else None
         if owner is not None:
             file = File(file.registry, owner[0], owner[1], file.filename, file.path)
-        registry = self._registries[file.registry]
         candidates = [file] if owner is not None else [file, *registry.guesses(file)]
+        # A name that gives no project away, of a file that no listing seen so far has.
+        candidates = [candidate for candidate in candidates if candidate.project]
         for candidate in candidates:
             binding = await self._binding(candidate)
             if binding is not None and candidate.path in ("", binding.file.path):
