@@ -166,12 +166,6 @@ class PyPI:
         plain, ending = names.without_sidecar(file.filename)
         return msgspec.structs.replace(file, filename=plain, path=file.path.removesuffix(ending)) if ending else file
 
-    def subject(self, file: File) -> File:
-        plain, ending = names.without_sidecar(file.filename)
-        if not ending:
-            return file
-        return msgspec.structs.replace(file, filename=plain, path=file.path.removesuffix(ending))
-
     def listing_page(self, file: File) -> Page:
         return Page(self.name, file.project, "")
 
