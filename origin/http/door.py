@@ -21,7 +21,7 @@ import trio
 from ..metrics import Metrics
 from .conversation import Gone, House, Peer, converse
 from .h1 import Malformed, check_beginning, http_date
-from .hot import Facts, HotPages, Recogniser, Rendered, cut_volatile, is_plain_value, names
+from .hot import Facts, HotPages, Recogniser, Rendered, cut_condition, cut_volatile, is_plain_value, names
 from .sending import Stalled, Transfer, Truncated
 from .wire import PlainWire, Wire
 
@@ -357,13 +357,15 @@ class Door:
         facts = None if connection.cuts else recogniser.recall(block)
         condition = None
         if facts is None:
-            rest, condition = cut_volatile(block)
+            rest, condition = cut_condition(block)
+            if rest != connection.block:
+                rest = cut_volatile(rest)
             connection.cuts = len(rest) != len(block)
-            if connection.facts is not None and rest == connection.block and connection.facts.epoch is self._hot.epoch:
+            block = rest
+            if block == connection.block and connection.facts is not None and connection.facts.epoch is self._hot.epoch:
                 facts = connection.facts
             else:
-                facts = recogniser.recall(rest) or recogniser.study(rest)
-            block = rest
+                facts = recogniser.recall(block) or recogniser.study(block)
         connection.block, connection.facts = block, facts
         if facts.pages is None:
             return None

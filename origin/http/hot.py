@@ -274,28 +274,29 @@ def _is_plain(head: Head) -> bool:
     return True
 
 
-def cut_volatile(block: bytes) -> tuple[bytes, bytes | None]:
-    """``block`` without its volatile lines, and the value of ``If-None-Match`` if one was cut.
+def cut_condition(block: bytes) -> tuple[bytes, bytes | None]:
+    """``block`` without its ``If-None-Match`` line, and that line's value; None if it has none in a usual spelling.
 
-    Values are not checked here, except that none runs past its line; see ``is_plain_value``. What is left must still be read strictly,
-    so a folded line, or a second condition, is found there.
+    The value is not checked here, except that it does not run past its line; see ``is_plain_value``. What is left must still be read
+    strictly, so a folded line, or a second condition, is found there.
     """
-    condition = None
     for start in _CONDITIONS:
         at = block.find(start)
         if at >= 0:
             stop = block.find(b"\r\n", at + 2)
-            condition = block[at + len(start) : stop]
-            block = block[:at] + block[stop:]
-            break
+            return block[:at] + block[stop:], block[at + len(start) : stop]
+    return block, None
+
+
+def cut_volatile(block: bytes) -> bytes:
+    """``block`` without the other lines that change from request to request; their values are checked."""
     for start in _VOLATILE:
         at = block.find(start)
         if at >= 0:
             stop = block.find(b"\r\n", at + 2)
-            if not _PLAIN.fullmatch(block, at + len(start), stop):
-                return block, b"\x00"
-            block = block[:at] + block[stop:]
-    return block, condition
+            if _PLAIN.fullmatch(block, at + len(start), stop):
+                block = block[:at] + block[stop:]
+    return block
 
 
 def is_plain_value(value: bytes) -> bool:
