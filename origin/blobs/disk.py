@@ -60,6 +60,9 @@ HASH_STEP_BYTES = 1 << 20
 FULL_S = 5.0
 """How long a refusal for lack of room is believed, unless something is deleted first."""
 
+SHORT_S = 60.0
+"""How long what a refused spool lacked is asked of eviction: it may have been made room for by others meanwhile."""
+
 SUSPECT_S = 30.0
 """How long a disk that failed for another reason is left alone."""
 
@@ -146,7 +149,7 @@ class DiskBlobs:
         self._lingering: dict[str, int] = {}
         self._live: set[str] = set()
         self._short = 0
-        self._full_until = self._suspect_until = -1.0
+        self._short_until = self._full_until = self._suspect_until = -1.0
         self._serials = itertools.count()
         if reserve_bytes is None:
             reserve_bytes = min(1 << 30, self._room.total_bytes // 50)
@@ -185,7 +188,8 @@ class DiskBlobs:
         created = None
         try:
             if not self._admits_by_ledger():
-                self._note_short(self._used() - (self.limit_bytes or 0), want)
+                if self.limit_bytes is not None:
+                    self._note_short(self._used() - self.limit_bytes, want)
             else:
                 created = await trio.to_thread.run_sync(self._create, want, limiter=self._writes)
         finally:
@@ -489,11 +493,12 @@ class DiskBlobs:
     def pressure_bytes(self, more: int = 0) -> int:
         """How many bytes to evict to be back at the low-water mark; 0 if no high-water mark is passed; never more than is held.
 
-        ``more`` bytes that are about to be written count as if they were there.
-
+        ``more`` bytes that are about to be written count as if they were there, unless they could never be.
         Deleted blobs still being read count for admission but not here: evicting more would not free them sooner.
         """
         over = 0
+        if more > self._largest():
+            more = 0
         if self.limit_bytes is not None:
             used = self._held_bytes + self._reserved + more
             if used > self._high_water * self.limit_bytes:
@@ -506,7 +511,9 @@ class DiskBlobs:
             over = max(over, blobs * self._held_bytes // self._held_blobs)
         if self._clock() < self._full_until:
             over = max(over, STEP_BYTES)
-        return min(max(over, self._short), self._held_bytes)
+        if self._clock() < self._short_until:
+            over = max(over, self._short)
+        return min(over, self._held_bytes)
 
     def _admits_by_ledger(self, more: int = 0) -> bool:
         """Whether limit and recent refusals leave room. What is about to be written is already in ``_reserved``."""
@@ -519,11 +526,14 @@ class DiskBlobs:
 
     def _note_short(self, short: int, want: int) -> None:
         """Remember what a refused spool lacked, so that it is evicted for the next: unless no eviction could make room for it."""
-        largest = self._room.total_bytes - self._reserve_bytes
-        if self.limit_bytes is not None:
-            largest = min(largest, self.limit_bytes)
-        if want <= largest:
+        if want <= self._largest():
             self._short = max(self._short, short)
+            self._short_until = self._clock() + SHORT_S
+
+    def _largest(self) -> int:
+        """The most bytes a spool could ever be admitted with."""
+        largest = self._room.total_bytes - self._reserve_bytes
+        return largest if self.limit_bytes is None else min(largest, self.limit_bytes)
 
     def _admits_by_disk(self, want: int) -> bool:
         room = self._room

@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from origin.blobs.disk import DiskBlobs, Room
+from origin.blobs.disk import STEP_BYTES, DiskBlobs, Room
 from origin.blobs.memory import MemoryBlobs
 from origin.errors import Unavailable
 from origin.metrics import Metrics
@@ -211,6 +211,28 @@ async def test_what_a_refused_spool_lacked_is_asked_of_eviction(tmp_path: Path) 
     spool = await blobs.spool(size=30_000)
     assert spool.durable
     await spool.discard()
+
+
+async def test_eviction_is_never_asked_for_more_than_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, offset: int, count: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    blobs = DiskBlobs(tmp_path / "limited", limit_bytes=100_000, memory_bytes=1_000_000)
+    await put(blobs, b"x" * 50_000, 50_000)
+    spool = await blobs.spool(size=200_000)
+    await spool.discard()
+    assert (blobs.pressure_bytes(), blobs.pressure_bytes(200_000)) == (0, 0)
+    assert blobs.pressure_bytes(60_000) == 20_000
+
+    # Refused twice by a disk of unknown size: the second is not even tried, and nothing says how much it lacked.
+    blobs = DiskBlobs(tmp_path / "unlimited")
+    data = b"y" * (STEP_BYTES + 1_000_000)
+    await put(blobs, data, len(data))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse)
+        for _ in range(2):
+            await (await blobs.spool(size=10)).discard()
+    assert blobs.pressure_bytes() == STEP_BYTES
 
 
 async def test_spools_that_begin_together_cannot_both_take_the_last_room(tmp_path: Path) -> None:
