@@ -17,7 +17,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from edge.clients import CLIENTS, INI, TOML, ClientError, Outcome, Records, Surroundings, how_to, index_url, undo, use
+from edge.clients import CLIENTS, ClientError, Outcome, Records, Surroundings, how_to, index_url, undo, use
+from edge.configfiles import INI, TOML
 from origin.settings import RegistrySettings
 
 URL = "http://127.0.0.1:8080/pypi/simple/"
@@ -536,6 +537,11 @@ def test_how_to_names_every_client_and_warns() -> None:
         assert f"edge use {name}" in told
     assert URL in told
     assert "--extra-index-url" in told
+    assert "--url" not in told.replace("--index-url", "").replace("--extra-index-url", "")
+
+
+def test_how_to_spells_an_address_that_the_settings_may_not_know() -> None:
+    assert f"edge use pip --url {OTHER} " in how_to("http://127.0.0.1:9999", PYPI)
 
 
 # ---- the real clients
