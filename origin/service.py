@@ -34,7 +34,10 @@ HOUSEKEEPING_S = 2.0
 ADOPTION_S = 2.0
 """The longest time between a blob's rename and its row that gc allows for."""
 
-STATES = ("normal", "pressure", "no-admit", "read-only")
+TRIM_S = 3600.0
+ACCESSES_KEPT_S = 30 * 86400.0
+ACCESSES_KEPT = 3_000_000
+"""How often the access ledger is trimmed, and what it keeps at most: seconds back, and records."""
 
 type Progress = Callable[[dict[str, object]], Awaitable[None]]
 
@@ -63,6 +66,7 @@ class Service:
         self._catalog = catalog
         self._flights = flights
         self._purging = trio.Lock()
+        self._trim_at = 0.0
         # Worker threads for parsing and hashing: as many as can run beside the event loop's own.
         threads = trio.CapacityLimiter(4)
         self.accesses = AccessLog(catalog, metrics)
@@ -140,20 +144,24 @@ class Service:
                 await self._write_down()
 
     async def keep_house(self) -> None:
-        """Write down uses and accesses, evict what is over the limit, show the store's state."""
+        """Write down uses and accesses, evict what is over the limit, trim the access ledger."""
         try:
             await self._write_down()
             await self.evict()
-            self.metrics.held_bytes.set(await self._catalog.held_bytes())
+            await self._trim()
         except Unavailable as error:
             log.warning("house-keeping put off: %s", error)
-        state = self._blobs.state()
-        for known in STATES:
-            self.metrics.store_state.labels(known).set(known == state)
 
     async def _write_down(self) -> None:
         await self._files.flush_uses()
         await self.accesses.flush()
+
+    async def _trim(self) -> None:
+        """Forget old access records, once in a while."""
+        now = self.clock()
+        if now >= self._trim_at:
+            self._trim_at = now + TRIM_S
+            await self._catalog.trim_accesses(now - ACCESSES_KEPT_S, ACCESSES_KEPT)
 
     async def evict(self, more: int = 0) -> int:
         """Delete the least recently used blobs until the store is at ``normal`` with ``more`` bytes to come; returns the bytes freed."""

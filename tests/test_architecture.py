@@ -22,7 +22,7 @@ PACKAGES = ("origin", "edge")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("origin.model", "origin.errors"),
     ("origin.registries", "origin.policy", "origin.freshness", "origin.targets", "origin.toml_lines", "origin.api.wire"),
-    ("origin.metrics", "origin.settings", "origin.logs", "origin.datadir"),
+    ("origin.metrics", "origin.settings", "origin.logs", "origin.datadir", "origin.loopwatch"),
     ("origin.blobs", "origin.catalog", "origin.sources", "origin.http", "origin.flights"),
     ("origin.pipeline", "origin.feed", "origin.tokens", "origin.webhooks", "origin.access"),
     ("origin.pages", "origin.files", "origin.service"),
