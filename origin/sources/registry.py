@@ -71,19 +71,26 @@ DRAINED_BYTES = 64 * 1024
 SLICE_BYTES = 1024 * 1024
 """Decompressed at a time, so that a bomb neither stalls the loop nor outgrows its limit."""
 
+SHORT_S = 0.05
+"""With less time than this left to connect it is not tried again."""
+
 PATIENCE_S = 1.0
 """How long after a breaker may be probed its prober leaves that to a real request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. ``doubtful_first_byte_s`` is in force at start and while a breaker is not closed; ``page_s`` bounds a page's whole body."""
+    """Seconds. ``doubtful_first_byte_s`` is in force at start and while a breaker is not closed; ``page_s`` bounds a page's whole body.
+
+    ``queue_s`` bounds the wait for one of our own places when all are taken by transfers that run; the times above begin after it.
+    """
 
     connect_s: float = 2.0
     first_byte_s: float = 10.0
     doubtful_first_byte_s: float = 2.0
     stall_s: float = 15.0
     page_s: float = 120.0
+    queue_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,14 +156,12 @@ class RegistrySource:
         """Fetch or revalidate a page. Raises ``Unavailable`` or ``Corrupt``."""
         link = self._links[page.registry]
         rules = link.upstream.registry
-        wanted = _Wanted(
-            "page",
-            "GET",
-            rules.locate(page, None),
-            (*rules.ask(page), ("Accept-Encoding", "gzip")),
-            {200, 404, 410},
-            PAGE_REDIRECTS,
-        )
+        try:
+            url = rules.locate(page, None)
+        except NotFound:
+            return Absent(404, freshness.negative_stamp(self._clock(), self._random.uniform(0.67, 1.33)))
+        fields = (*rules.ask(page), ("Accept-Encoding", "gzip"))
+        wanted = _Wanted("page", "GET", url, fields, {200, 404, 410}, PAGE_REDIRECTS)
         async with self._exchange(link, wanted, _conditions(known)) as answer:
             now = self._clock()
             if answer.status in {404, 410}:
@@ -267,7 +272,7 @@ class RegistrySource:
         while True:
             await link.opened[kind].wait()
             await trio.sleep(breaker.retry_in_s(trio.current_time()) + PATIENCE_S)
-            if breaker.state == "open" and not breaker.retry_in_s(trio.current_time()):
+            if breaker.state != "closed" and not breaker.retry_in_s(trio.current_time()):
                 await self._knock(link, kind)
 
     async def _knock(self, link: _Link, kind: Kind) -> bool:
@@ -292,16 +297,16 @@ class RegistrySource:
     async def _exchange(self, link: _Link, wanted: _Wanted, conditions: Headers = ()) -> AsyncIterator[_Answer]:
         """Ask, and give the answer while its body lasts. Raises ``Unavailable`` or ``Corrupt``, also for ``Failed`` out of the block."""
         kind, timeouts = wanted.kind, link.upstream.timeouts
-        now = trio.current_time()
-        if now < link.paused_until[kind]:
-            raise Unavailable(f"{link.home.host} asked us to wait", link.paused_until[kind] - now)
         try:
-            pace = _Pace(now + timeouts.first_byte_s, timeouts.connect_s)
-            with trio.move_on_at(pace.head_by) as scope:
+            with trio.move_on_after(timeouts.queue_s) as scope:
                 await link.gates[kind].acquire()
             if scope.cancelled_caught:
                 raise Failed("busy", f"too many requests to {link.home.host} are under way")
             try:
+                now = trio.current_time()
+                if now < link.paused_until[kind]:
+                    raise Unavailable(f"{link.home.host} asked us to wait", link.paused_until[kind] - now)
+                pace = _Pace(now + timeouts.first_byte_s, timeouts.connect_s)
                 answer = await self._ask(link, wanted, conditions, pace)
                 try:
                     yield answer
@@ -329,6 +334,7 @@ class RegistrySource:
                     (again_plainly or failed.failure.is_retried)
                     and failed.retry_after_s is None
                     and attempt < ATTEMPTS
+                    and (pace.connect_left_s > SHORT_S or failed.failure.label not in {"connect", "dns"})
                     and link.breakers[wanted.kind].state != "open"
                     and trio.current_time() + wait_s < pace.head_by
                     # A hang costs upstream nothing but a connection, and would otherwise never heal: free of the budget.

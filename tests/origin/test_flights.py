@@ -103,13 +103,13 @@ async def read(follower: Follower, stop: int, start: int = 0, pause_s: float = 0
 
 
 async def test_five_hundred_readers_cost_one_fetch(flights: Flights, metrics: Metrics, autojump_clock: MockClock) -> None:
-    upstream = Upstream(body_of(MIB))
+    upstream = Upstream(body_of(256 * KIB))
     got: list[bytes] = []
 
     async def client() -> None:
         flight, _ = flights.join("wheel", upstream, keep_without_followers=False)
         await flight.wait_head()
-        got.append(await read(flight.follow(), MIB))
+        got.append(await read(flight.follow(), 256 * KIB))
 
     async with trio.open_nursery() as nursery:
         for _ in range(500):
