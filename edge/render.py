@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import trio
 
 from origin.http.coding import encode
-from origin.model import Listing
+from origin.model import Validity
 from origin.pages import PageView
 from origin.registries import Registry
 
@@ -26,7 +26,7 @@ SMALL_BYTES = 32 * 1024
 class Rendered:
     """A finished body. ``coding`` is ``identity``, ``gzip`` or ``zstd``; ``etag`` is strong, of these very bytes, quoted."""
 
-    listing: Listing
+    validity: Validity
     body: bytes
     media_type: str
     coding: str
@@ -51,16 +51,14 @@ class Renderings:
         """The page's bytes for a client. ``base`` as for ``Registry.write``; ``keep=False`` for bases off the closed list."""
         key = (view.listing.page.key, media_type, coding, base or "", "")
         found = self._kept.get(key)
-        # Identity, not equality: a page whose content or policy changed is another listing.
-        if found is not None and found.listing is view.listing:
+        # Identity: a page whose content or policy changed has another one. (To keep the listing itself would keep it alive.)
+        if found is not None and found.validity is view.validity:
             self._kept.move_to_end(key)
             return found
         if len(view.listing.document) <= SMALL_BYTES:
-            rendered = _render(registry, view.listing, media_type, coding, base)
+            rendered = _render(registry, view, media_type, coding, base)
         else:
-            rendered = await trio.to_thread.run_sync(
-                _render, registry, view.listing, media_type, coding, base, limiter=self._threads
-            )
+            rendered = await trio.to_thread.run_sync(_render, registry, view, media_type, coding, base, limiter=self._threads)
         if keep:
             self._keep(key, rendered)
         return rendered
@@ -78,9 +76,9 @@ class Renderings:
             self._bytes -= len(dropped.body)
 
 
-def _render(registry: Registry, listing: Listing, media_type: str, coding: str, base: str | None) -> Rendered:
-    body = encode(registry.write(listing, media_type, base), coding)
+def _render(registry: Registry, view: PageView, media_type: str, coding: str, base: str | None) -> Rendered:
+    body = encode(registry.write(view.listing, media_type, base), coding)
     # Of the final bytes and what they are: it differs wherever an answer differs, by form, coding, policy, base or content,
     # and is the same on every edge and after every restart.
     etag = f'"{hashlib.sha256(media_type.encode() + b"\n" + body).hexdigest()[:40]}"'
-    return Rendered(listing, body, media_type, coding, etag)
+    return Rendered(view.validity, body, media_type, coding, etag)
