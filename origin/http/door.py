@@ -21,7 +21,7 @@ import trio
 from ..metrics import Metrics
 from .conversation import Gone, House, Peer, converse
 from .h1 import Malformed, check_beginning, http_date
-from .hot import Facts, HotPages, Recogniser, Rendered, cut_condition, cut_volatile, is_plain_value, names
+from .hot import Facts, HotPages, Recogniser, Rendered, cut_condition, cut_volatile, message_for, without_condition
 from .sending import Stalled, Transfer, Truncated
 from .wire import PlainWire, Wire
 
@@ -40,10 +40,12 @@ _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: c
 class Connection(Peer):
     """One client connection, idle or in a conversation. ``block`` is the last raw header block, ``facts`` what it means.
 
+    If an ``If-None-Match`` line was cut out of it, ``before`` and ``after`` are what stood around the line's value.
+
     ``stamp`` is the tick of the last activity, ``since`` the tick at which an unfinished head began (-1: none), ``slot`` the wheel's slot.
     """
 
-    __slots__ = ("block", "busy", "cuts", "facts", "fd", "recogniser", "recv", "send", "since", "slot", "stamp")
+    __slots__ = ("after", "before", "block", "busy", "facts", "fd", "recogniser", "recv", "send", "since", "slot", "stamp")
 
     def __init__(self, wire: Wire, address: str, trusted: bool, recogniser: Recogniser, tick: int) -> None:
         super().__init__(wire, address, trusted)
@@ -53,7 +55,7 @@ class Connection(Peer):
         self.recogniser = recogniser
         self.block = b""
         self.facts: Facts | None = None
-        self.cuts = False
+        self.before = self.after = b""
         self.busy = False
         self.stamp = tick
         self.since = -1
@@ -294,16 +296,28 @@ class Door:
             self._on_requests(connection, connection.unread + data)
             return
         facts = connection.facts
-        if facts is not None and facts.epoch is self._hot.epoch and facts.pages is not None and data.endswith(connection.block):
-            # The bytes before the remembered block are a kept request line: that proves their grammar, and that there is one request.
-            variants = facts.pages.get(data[: -len(connection.block)])
+        if facts is not None and facts.epoch is self._hot.epoch and facts.pages is not None and not self._draining:
+            # The bytes around the remembered block are a kept request line and, perhaps, a plain ETag: that proves their grammar, and that
+            # there is exactly one request. Nothing else is parsed.
+            line, condition = b"", None
+            if connection.after:
+                start = data.find(b"\n") + 1
+                if data.endswith(connection.after) and data.startswith(connection.before, start):
+                    at, stop = start + len(connection.before), len(data) - len(connection.after)
+                    if at <= stop:
+                        line, condition = data[:start], data[at:stop]
+            elif data.endswith(connection.block):
+                line = data[: -len(connection.block)]
+            variants = facts.pages.get(line)
             if variants is not None:
                 rendered = variants.get(facts.wish)
-                if rendered is not None and rendered.validity.holds(self._now) and not self._draining:
+                if rendered is not None and rendered.validity.holds(self._now):
                     if rendered.second != self._second:
                         rendered.refresh(self._second, self._date)
-                    self._send(connection, rendered, rendered.whole)
-                    return
+                    message = message_for(condition, rendered)
+                    if message is not None:
+                        self._send(connection, rendered, message)
+                        return
         self._on_requests(connection, data)
 
     def _on_requests(self, connection: Connection, data: bytes) -> None:
@@ -354,18 +368,20 @@ class Door:
         start = data.find(b"\r\n") + 2
         line, block = data[:start], data[start:end]
         recogniser = connection.recogniser
-        facts = None if connection.cuts else recogniser.recall(block)
+        facts = None if connection.after else recogniser.recall(block)
         condition = None
+        connection.before = connection.after = b""
         if facts is None:
-            rest, condition = cut_condition(block)
-            if rest != connection.block:
-                rest = cut_volatile(rest)
-            connection.cuts = len(rest) != len(block)
-            block = rest
-            if block == connection.block and connection.facts is not None and connection.facts.epoch is self._hot.epoch:
-                facts = connection.facts
-            else:
-                facts = recogniser.recall(block) or recogniser.study(block)
+            cut = cut_condition(block)
+            if cut is not None:
+                connection.before, condition, connection.after = cut
+                block = without_condition(connection.before) + connection.after
+            rest = cut_volatile(block)
+            if rest != block:
+                # The next one will differ there, so there is nothing to compare it with.
+                connection.before = connection.after = b""
+                block = rest
+            facts = recogniser.recall(block) or recogniser.study(block)
         connection.block, connection.facts = block, facts
         if facts.pages is None:
             return None
@@ -379,13 +395,8 @@ class Door:
             return None
         if rendered.second != self._second:
             rendered.refresh(self._second, self._date)
-        if condition is None:
-            return rendered, rendered.whole
-        if condition == rendered.etag:
-            return rendered, rendered.brief
-        if not is_plain_value(condition):
-            return None
-        return rendered, rendered.brief if names(condition, rendered) else rendered.whole
+        message = message_for(condition, rendered)
+        return None if message is None else (rendered, message)
 
     def _send(self, connection: Connection, rendered: Rendered, message: bytes) -> bool:
         """One send. What does not fit goes on in a task; then False."""

@@ -274,18 +274,24 @@ def _is_plain(head: Head) -> bool:
     return True
 
 
-def cut_condition(block: bytes) -> tuple[bytes, bytes | None]:
-    """``block`` without its ``If-None-Match`` line, and that line's value; None if it has none in a usual spelling.
+def cut_condition(block: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """``block`` up to the value of its ``If-None-Match`` line, that value, and what follows it; None if there is none in a usual spelling.
 
-    The value is not checked here, except that it does not run past its line; see ``is_plain_value``. What is left must still be read
+    The value is not checked here, except that it does not run past its line; see ``message_for``. What is left must still be read
     strictly, so a folded line, or a second condition, is found there.
     """
     for start in _CONDITIONS:
         at = block.find(start)
         if at >= 0:
-            stop = block.find(b"\r\n", at + 2)
-            return block[:at] + block[stop:], block[at + len(start) : stop]
-    return block, None
+            at += len(start)
+            stop = block.find(b"\r\n", at)
+            return block[:at], block[at:stop], block[stop:]
+    return None
+
+
+def without_condition(before: bytes) -> bytes:
+    """``before``, as ``cut_condition`` gives it, without the name of the line that was cut."""
+    return before[: before.rindex(b"\r\n")]
 
 
 def cut_volatile(block: bytes) -> bytes:
@@ -299,11 +305,12 @@ def cut_volatile(block: bytes) -> bytes:
     return block
 
 
-def is_plain_value(value: bytes) -> bool:
-    """Whether a value that was cut out unread holds nothing but printable ASCII."""
-    return _PLAIN.fullmatch(value) is not None
-
-
-def names(condition: bytes, rendered: Rendered) -> bool:
-    """Whether the client holds ``rendered`` already."""
-    return matches_weakly(condition.decode("latin-1"), rendered.etag.decode("latin-1"))
+def message_for(condition: bytes | None, rendered: Rendered) -> bytes | None:
+    """The message to send: brief if the client holds ``rendered`` already. None if its condition has to be read in full."""
+    if condition is None:
+        return rendered.whole
+    if condition == rendered.etag:
+        return rendered.brief
+    if not _PLAIN.fullmatch(condition):
+        return None
+    return rendered.brief if matches_weakly(condition.decode("latin-1"), rendered.etag.decode("latin-1")) else rendered.whole

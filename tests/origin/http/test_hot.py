@@ -163,6 +163,29 @@ async def test_a_request_that_asks_for_more_than_the_page_goes_to_the_handler(li
         assert len(server.seen) == 2
 
 
+async def test_requests_of_changing_shape_on_one_connection_are_told_apart() -> None:
+    pages = Pages()
+    shapes = [
+        (("Accept: a", 'If-None-Match: "1-identity"', "X: y"), 304),
+        (("Accept: a", "X: y"), 200),
+        (("Accept: a", 'If-None-Match: "0"', "X: y"), 200),
+        (("Accept: a", "If-None-Match: ", "X: y"), 200),
+        (('If-None-Match: "1-identity"', "Accept: a", "X: y"), 304),
+        (("Accept: a", "X: y", 'If-None-Match: "1-identity"'), 304),
+        (("Accept: a", 'If-None-Match: "1-identity"', "X: y", "pacote-pkg-id: 1"), 304),
+        (("Accept: a", 'if-none-match: "1-identity"', "X: y"), 304),
+    ]
+    async with running(pages, hot=pages.hot) as server, server.client() as client:
+        for target in ("/a", "/b"):
+            await client.get(target, "Accept: a", "X: y")
+        for first, status in shapes:
+            for second, other in shapes:
+                for lines, expected in ((first, status), (second, other), (second, other)):
+                    assert (await client.get("/a", *lines)).status == expected
+                assert (await client.get("/b", *second)).status == other
+        assert len(server.seen) == 2
+
+
 async def test_two_conditions_are_read_in_full() -> None:
     pages = Pages()
     async with running(pages, hot=pages.hot) as server, server.client() as client:
