@@ -38,7 +38,7 @@ def test_a_file_is_the_same_cold_and_warm_and_fetched_once(
         for name in ("etag", "content-length", "content-type", "accept-ranges", "cache-control"):
             assert head.headers[name] == reply.headers[name]
     assert fake.count(kind="file", path=f"*/{one.filename}") == 1
-    assert edge.holds(one)
+    wait_until(lambda: edge.holds(one), 3)
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.fakes import FakePyPI
-from tests.harness import Edge
+from tests.harness import Edge, wait_until
 from tests.stage import StartEdge
 from tests.wheels import Shelf
 
@@ -39,7 +39,7 @@ def test_a_removed_file_leaves_the_page_after_a_second_look(
     assert versions(edge, project) == ["1.0"]
     reply = edge.file(gone)
     assert reply.status == (403 if setting == "refuse" else 200)
-    assert edge.holds(gone), "the bytes are kept"
+    wait_until(lambda: edge.holds(gone), 3)  # the bytes are kept
     assert edge.file(kept).status == 200
     assert edge.metric("leeward_events_total") >= 1
 

@@ -196,7 +196,7 @@ async def test_an_upstream_that_keeps_dying_fails_everyone_alike_and_is_not_hamm
     assert not edge.holds(wheel)
     fake.behave()
     await trio.to_thread.run_sync(wait_until, lambda: edge.file(wheel).status == 200, 15)
-    assert edge.holds(wheel)
+    wait_until(lambda: edge.holds(wheel), 3)
 
 
 async def test_many_cold_files_at_once_are_each_fetched_once(fake: FakePyPI, edge: Edge, shelf: Shelf, project: str) -> None:
