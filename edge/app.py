@@ -24,7 +24,7 @@ from origin.watch import identity, watch_rules
 from . import clients
 from .mirror import Instance, Mirror
 from .render import Renderings
-from .settings import EdgeSettings, Loaded, load_rules
+from .settings import EdgeSettings, Loaded, ProxySettings, load_rules
 
 log = logging.getLogger("leeward.edge")
 
@@ -136,7 +136,8 @@ def _require_supported(settings: EdgeSettings) -> None:
         "origin": settings.origin is not None,
         "siblings": bool(settings.siblings),
         "tls": settings.tls.cert is not None,
-        "proxy.users": bool(settings.proxy.users),
+        "direct": settings.direct,
+        "proxy": settings.proxy != ProxySettings(),
     }
     for name, is_set in asked.items():
         if is_set:

@@ -18,6 +18,7 @@ from origin.http import Request, Response
 from origin.http.coding import negotiate_coding
 from origin.http.hot import HotPages
 from origin.http.problems import problem, respond
+from origin.logs import access, tell_access
 from origin.metrics import Metrics, Tally
 from origin.model import File, Local, Page, Relay
 from origin.pages import PageView
@@ -90,7 +91,10 @@ class Mirror:
         if response.delivered is None:
             outcome = about.outcome or ("local" if response.status < 400 else "error")
             response.delivered = _counting(self._metrics.tally("mirror", about.registry, about.kind, outcome))
-        self._metrics.seconds.labels(about.kind).observe(trio.current_time() - started)
+        elapsed_s = trio.current_time() - started
+        self._metrics.seconds.labels(about.kind).observe(elapsed_s)
+        if access.isEnabledFor(logging.DEBUG):
+            _tell(request, response, elapsed_s)
         return response
 
     async def _route(self, request: Request, about: _About) -> Response:
@@ -264,6 +268,18 @@ def _counting(tally: Tally) -> Callable[[int, bool], None]:
         tally.sent += sent
 
     return delivered
+
+
+def _tell(request: Request, response: Response, elapsed_s: float) -> None:
+    """Log the answer once it is delivered, if anybody reads at that level. Hits of the hot path are counted, not told."""
+    counted = response.delivered
+
+    def delivered(sent: int, complete: bool) -> None:
+        if counted is not None:
+            counted(sent, complete)
+        tell_access(request.client, request.method, request.target, response.status, sent, elapsed_s)
+
+    response.delivered = delivered
 
 
 def _outcome(error: BaseException) -> str:

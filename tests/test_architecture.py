@@ -61,7 +61,6 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 }
 
 LONG_MODULES: dict[str, str] = {
-    "edge/clients.py": "one table of clients, and the one way in which each file of theirs is edited and restored",
     "origin/blobs/disk.py": "one store and its spool, whose states are read together",
     "origin/sources/registry.py": "one exchange with a registry, from address to answer",
     "tests/fakes/server.py": "one fake registry",
