@@ -1,0 +1,206 @@
+"""How long a registry is waited for, and when it is asked again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from origin.errors import NotFound, Unavailable
+from origin.metrics import Metrics
+from origin.sources.retries import RetryBudget, pause_s, retry_after_s
+from tests.answering import Reply, answering
+from tests.registry_bench import NOW, PAGE, PATIENT, Bench, Names, bench, document, source_of
+
+
+@pytest.fixture
+async def at() -> AsyncIterator[Bench]:
+    async with bench() as made:
+        yield made
+
+
+# ---- time: a clock that stands still unless told to jump
+
+
+async def test_a_silent_upstream_costs_ten_seconds_then_nothing(mock_clock: MockClock) -> None:
+    async with bench(PATIENT) as at, trio.open_nursery() as nursery:
+        at.page_answers(Reply(silent=True))
+
+        async def fail(seconds: float) -> None:
+            asked = len(at.upstream.asked)
+            started = trio.current_time()
+            done = trio.Event()
+
+            async def client() -> None:
+                with pytest.raises(Unavailable):
+                    await at.fetch()
+                done.set()
+
+            nursery.start_soon(client)
+            await at.upstream.wait_asked(asked + 1)
+            mock_clock.jump(seconds - 0.1)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert not done.is_set()
+            mock_clock.jump(0.1)
+            await done.wait()
+            assert trio.current_time() - started == pytest.approx(seconds)
+
+        for _ in range(3):
+            await fail(10)
+        assert at.source.statistics()["pypi"] == {"page": "open", "file": "closed"}
+        with pytest.raises(Unavailable):
+            await at.fetch()  # at once: the clock stands still
+        mock_clock.jump(6)
+        await fail(2)  # the probe
+        at.page_answers(document())
+        with pytest.raises(Unavailable):
+            await at.fetch()
+        mock_clock.jump(12)
+        await at.fetch()
+        assert at.source.statistics()["pypi"] == {"page": "closed", "file": "closed"}
+
+
+class SilentNames(Names):
+    """A name service that swallows questions, as a black hole swallows packets: it cannot be connected."""
+
+    async def getaddrinfo(self, *arguments: object, **named: object) -> list[tuple[Any, ...]]:
+        self.asked.append(str(arguments[0]))
+        await trio.sleep_forever()
+        raise AssertionError
+
+
+async def test_an_upstream_that_cannot_be_connected_costs_two_seconds_with_all_retries(mock_clock: MockClock) -> None:
+    names = SilentNames({})
+    trio.socket.set_custom_hostname_resolver(names)
+    metrics = Metrics()
+    source = source_of("http://pypi.test/simple/", metrics, PATIENT)
+    for attempts in (1, 2, 3):
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def ask() -> None:
+                with pytest.raises(Unavailable):
+                    await source.page(PAGE, None)
+
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            mock_clock.jump(2)
+        assert len(names.asked) == attempts
+    assert source.statistics()["pypi"]["page"] == "open"
+    with pytest.raises(Unavailable):
+        await source.page(PAGE, None)
+    assert len(names.asked) == 3
+    await source.aclose()
+
+
+async def test_a_request_unanswered_for_a_second_makes_its_upstream_suspect(mock_clock: MockClock) -> None:
+    async with bench(PATIENT) as at, trio.open_nursery() as nursery:
+        at.page_answers(document())
+        await at.fetch()
+        assert at.source.available("pypi", "page")
+        at.page_answers(Reply(silent=True))
+        nursery.start_soon(at.source.page, PAGE, None)
+        await at.upstream.wait_asked(2)
+        mock_clock.jump(0.9)
+        assert at.source.available("pypi", "page")
+        mock_clock.jump(0.2)
+        assert not at.source.available("pypi", "page")
+        assert at.source.available("pypi", "file")
+        at.page_answers(document())
+        await at.fetch()
+        assert at.source.available("pypi", "page")
+        nursery.cancel_scope.cancel()
+
+
+async def test_until_the_first_try_ended_nothing_is_waited_for(mock_clock: MockClock) -> None:
+    async with bench(PATIENT) as at, trio.open_nursery() as nursery:
+        at.upstream.answers["/simple/"] = [Reply(silent=True), Reply(405)]
+        await nursery.start(at.source.run)
+        await at.upstream.wait_asked(1)
+        assert at.upstream.asked[0].method == "HEAD"
+        assert not at.source.available("pypi", "page")
+        assert not at.source.available("pypi", "file")
+        mock_clock.jump(2)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert at.source.statistics()["pypi"] == {"page": "open", "file": "open"}
+        assert at.sent("page") == 1
+        # Nobody asks, so the prober does; any answer will do.
+        mock_clock.jump(8)
+        await at.upstream.wait_asked(3)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert at.source.statistics()["pypi"] == {"page": "closed", "file": "closed"}
+        assert at.source.available("pypi", "page")
+        assert at.metrics.registry.get_sample_value("leeward_breaker_open", {"registry": "pypi", "kind": "page"}) == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_upstream_that_answers_at_all_is_alive_at_start(at: Bench) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(at.source.run)
+        await at.upstream.wait_asked(1)
+        with trio.fail_after(5):
+            while not at.source.available("pypi", "file"):
+                await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_upstream_that_refuses_connections_is_known_at_once() -> None:
+    async with answering() as upstream:
+        url = upstream.url
+    metrics = Metrics()
+    source = source_of(url + "simple/", metrics, PATIENT)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(source.run)
+        with trio.fail_after(1.5):
+            while source.statistics()["pypi"]["file"] != "open":
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            with pytest.raises(Unavailable):
+                await source.page(PAGE, None)
+        assert metrics.registry.get_sample_value("leeward_breaker_open", {"registry": "pypi", "kind": "page"}) == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_cancelled_request_leaves_nothing_behind(at: Bench) -> None:
+    at.file_answers(Reply(silent=True))
+    async with trio.open_nursery() as nursery:
+        for _ in range(16):
+            nursery.start_soon(at.download)
+        await at.upstream.wait_asked(16)
+        nursery.cancel_scope.cancel()
+    at.file_answers(Reply(200, b"wheel"))
+    assert await at.download() == b"wheel"
+    assert at.source.statistics()["pypi"]["file"] == "closed"
+
+
+async def test_a_clean_absence_of_a_file_is_no_failure(at: Bench) -> None:
+    with pytest.raises(NotFound):
+        await at.download()
+    assert at.failures() == {}
+
+
+# ---- asking again, purely
+
+
+def test_the_budget_allows_a_tenth() -> None:
+    budget = RetryBudget(capacity=2)
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
+    for _ in range(10):
+        budget.earn()
+    assert [budget.spend() for _ in range(2)] == [True, False]
+
+
+@pytest.mark.parametrize("value", [None, "", "soon", "-5", "1.5", "Sat, 99 Foo", "١٢"])
+def test_a_retry_after_that_makes_no_sense_is_none(value: str | None) -> None:
+    assert retry_after_s(value, NOW) is None
+
+
+def test_a_huge_retry_after_is_an_hour() -> None:
+    assert retry_after_s("9" * 5000, NOW) == 3600
+
+
+def test_pauses_grow() -> None:
+    rng = random.Random(1)
+    assert 0.05 <= pause_s(2, rng) <= 0.1 <= pause_s(3, rng) <= 0.2
