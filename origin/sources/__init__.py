@@ -73,7 +73,10 @@ class FileHead:
 
 @dataclass(slots=True)
 class FileStream:
-    """An open transfer. ``chunks`` ends early by raising ``Unavailable`` (broken, retryable) or ``Corrupt``, never by ending clean short."""
+    """An open transfer.
+
+    ``chunks`` ends early by raising ``Unavailable`` (broken, retryable) or ``Corrupt``, never by ending clean short.
+    """
 
     head: FileHead
     chunks: AsyncIterator[bytes]
