@@ -149,6 +149,7 @@ class Service:
             await self._write_down()
             await self.evict()
             await self._trim()
+            await self._pages.keep_house()
         except Unavailable as error:
             log.warning("house-keeping put off: %s", error)
 

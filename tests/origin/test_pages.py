@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -288,3 +289,17 @@ async def collect(b: Bench, upload: Upload) -> bytes:
     content = await read(await b.service.deliver(b.file(upload), hold_s=8))
     await landed(b)
     return content
+
+
+async def test_a_large_listing_that_was_replaced_is_freed_later_and_not_at_once(tmp_path: Path, clock: MockClock) -> None:
+    many = [wheel(f"{n}.0", str(n).encode()) for n in range(1500)]
+    async with bench(tmp_path, {"six": many}) as b:
+        first = (await b.service.page(PAGE)).listing.entries["six-7.0-py3-none-any.whl"]
+        idle = sys.getrefcount(first)
+        b.source.projects["six"] = [*many, wheel("9999.0")]
+        clock.jump(601)
+        await b.service.page(PAGE)
+        assert sys.getrefcount(first) == idle, "the listing is gone, a second reference keeps its entries"
+        clock.jump(11)
+        await b.service.keep_house()
+        assert sys.getrefcount(first) == idle - 1
