@@ -13,6 +13,7 @@ from pathlib import Path
 import trio
 
 from .blobs.disk import DiskBlobs
+from .catalog import Catalog
 from .catalog.sqlite import SqliteCatalog
 from .datadir import DataDirectory
 from .flights import open_flights
@@ -75,6 +76,7 @@ async def open_node(
                     )
                     await nursery.start(source.run)
                     sources.append(source)
+                since = {name: await _upstream_since(catalog, name, s.upstream, clock) for name, s in registries.items()}
                 service = Service(
                     rules_of,
                     sources,
@@ -84,6 +86,7 @@ async def open_node(
                     metrics,
                     clock,
                     serve_removed=frozenset(name for name, s in registries.items() if s.removed == "serve"),
+                    upstream_since=since,
                 )
                 await service.keep_house()
                 if connected:
@@ -95,6 +98,19 @@ async def open_node(
             # The catalogue's last transaction must not be cut short; bounded by one checkpoint of the write-ahead log.
             with trio.move_on_after(10, shield=True):
                 await catalog.close()
+
+
+async def _upstream_since(catalog: Catalog, name: str, url: str, clock: Clock) -> float:
+    """Since when the instance has had this upstream, in UTC seconds; remembered over restarts."""
+    key = f"upstream {name}"
+    before = await catalog.recall(key)
+    since, _, was = (before or "").partition(" ")
+    if was == url:
+        return float(since)
+    # The first upstream an instance ever has was always its own.
+    now = 0.0 if before is None else clock()
+    await catalog.remember(key, f"{now} {url}")
+    return now
 
 
 def release() -> str:

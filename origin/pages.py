@@ -105,7 +105,7 @@ class Graveyard:
 
     def bury(self, held: HeldPage) -> None:
         """Take the entries of what is about to be dropped."""
-        for listing in (held.listing, held.view):
+        for listing in (held.listing, held.view if held.view is not held.listing else None):
             if listing is not None and len(listing.entries) > MANY_ENTRIES:
                 self._buried.append((self._clock() + MOURNING_S, list(listing.entries.values())))
 
@@ -129,7 +129,11 @@ type Refreshed = tuple[str, HeldPage]
 
 
 class Pages:
-    """All pages of a node. ``event(kind, subject, detail)`` tells operators; ``rules`` are those in force."""
+    """All pages of a node. ``event(kind, subject, detail)`` tells operators; ``rules`` are those in force.
+
+    ``upstream_since`` says since when (UTC seconds) each instance has had the upstream it has: validators and serials
+    older than that are another upstream's and mean nothing to this one.
+    """
 
     def __init__(
         self,
@@ -143,6 +147,7 @@ class Pages:
         *,
         slow_s: float = SLOW_S,
         removal_confirm_s: float = REMOVAL_CONFIRM_S,
+        upstream_since: Mapping[str, float] | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         self._registries = registries
@@ -154,6 +159,7 @@ class Pages:
         self._event = event
         self._slow_s = slow_s
         self._removal_confirm_s = removal_confirm_s
+        self._upstream_since = upstream_since or {}
         self._memory_bytes = memory_bytes
         self._held: OrderedDict[Page, HeldPage] = OrderedDict()
         self._held_bytes = 0
@@ -315,7 +321,8 @@ class Pages:
     async def _fetch(self, page: Page) -> Refreshed:
         held = await self.held(page)
         known = None
-        if held is not None and held.listing is not None and held.answer.vanishing_since is None:
+        comparable = held is not None and held.answer.received_at >= self._upstream_since.get(page.registry, 0.0)
+        if held is not None and comparable and held.listing is not None and held.answer.vanishing_since is None:
             known = Known(held.answer.etag, held.answer.last_modified, held.answer.serial)
         answer = await self._ask(page, known)
         match answer:
@@ -376,7 +383,8 @@ class Pages:
         serial = listing.serial if listing.serial is not None else answer.serial
         if held is not None and held.listing is not None:
             old = held.listing
-            if serial is not None and held.answer.serial is not None and serial < held.answer.serial:
+            comparable = held.answer.received_at >= self._upstream_since.get(page.registry, 0.0)
+            if comparable and serial is not None and held.answer.serial is not None and serial < held.answer.serial:
                 await self._event("serial-regression", page.key, f"serial {serial} after {held.answer.serial}")
                 return "304", await self._renew(held, answer.stamp)
             if listing.document == old.document and held.answer.vanishing_since is None:

@@ -58,6 +58,7 @@ class Service:
         serve_removed: frozenset[str] = frozenset(),
         slow_s: float = 1.0,
         removal_confirm_s: float = 60.0,
+        upstream_since: Mapping[str, float] | None = None,
     ) -> None:
         self.registries = registries
         self.metrics = metrics
@@ -80,6 +81,7 @@ class Service:
             self._event,
             slow_s=slow_s,
             removal_confirm_s=removal_confirm_s,
+            upstream_since=upstream_since,
         )
         self._files = Files(
             registries,

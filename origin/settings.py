@@ -70,7 +70,7 @@ class RegistrySettings(Table, frozen=True, kw_only=True):
     username: str | None = None
     password: str | None = None
     token: str | None = None
-    page_limit_bytes: int = msgspec.field(default=256 << 20, name="page_limit")
+    page_limit_bytes: int = msgspec.field(default=100 * 1000 * 1000, name="page_limit")
     file_limit_bytes: int = msgspec.field(default=16 << 30, name="file_limit")
 
 
@@ -85,7 +85,7 @@ class UpstreamSettings(Table, frozen=True, kw_only=True):
     ca: Path | None = None
     connect_timeout_s: float = msgspec.field(default=2.0, name="connect_timeout")
     answer_timeout_s: float = msgspec.field(default=10.0, name="answer_timeout")
-    idle_timeout_s: float = msgspec.field(default=30.0, name="idle_timeout")
+    idle_timeout_s: float = msgspec.field(default=15.0, name="idle_timeout")
 
 
 class LimitSettings(Table, frozen=True, kw_only=True):

@@ -181,6 +181,7 @@ async def bench(
     registries: Callable[[], Mapping[str, PyPI]] | None = None,
     serve_removed: bool = False,
     limit_bytes: int | None = None,
+    upstream_since: float = 0.0,
 ) -> AsyncIterator[Bench]:
     """A node's service over a scripted source, with blobs on disk and its catalogue in memory."""
     source = ScriptedSource(dict(projects))
@@ -199,5 +200,6 @@ async def bench(
             metrics,
             now,
             serve_removed=frozenset({"pypi"} if serve_removed else ()),
+            upstream_since={"pypi": upstream_since},
         )
         yield Bench(service, source, blobs, catalog, flights, metrics, registry)

@@ -12,7 +12,7 @@ from trio.testing import MockClock
 from origin.errors import Corrupt, NotFound, Refused, Unavailable
 from origin.model import Page
 from tests.origin.test_files import landed, read
-from tests.scripted import Bench, Upload, bench
+from tests.scripted import EPOCH, Bench, Upload, bench
 from tests.wheels import KB
 
 PAGE = Page("pypi", "six")
@@ -218,6 +218,20 @@ async def test_an_older_serial_never_replaces_a_newer_document(tmp_path: Path, c
         assert len(view.listing.entries) == 2
         assert view.serial == 20
         assert "serial-regression" in await b.events()
+
+
+async def test_serials_of_another_upstream_mean_nothing_to_this_one(tmp_path: Path, clock: MockClock) -> None:
+    async with bench(tmp_path, {"six": [wheel()]}, upstream_since=EPOCH + 300) as b:
+        b.source.serials["six"] = 20
+        await b.service.page(PAGE)
+        b.source.serials["six"] = 3
+        b.source.projects["six"] = [wheel(), wheel("2.0")]
+        clock.jump(601)
+        view = await b.service.page(PAGE)
+        assert (len(view.listing.entries), view.serial) == (2, 3)
+        b.source.serials["six"] = 2
+        clock.jump(601)
+        assert (await b.service.page(PAGE)).serial == 3
 
 
 async def test_a_changed_digest_under_a_bound_name_is_an_alarm_and_changes_nothing(tmp_path: Path, clock: MockClock) -> None:
