@@ -611,6 +611,7 @@ class Uv:
             "UV_PYTHON_DOWNLOADS": "never",
             "UV_NO_PROGRESS": "1",
             "UV_LINK_MODE": "copy",
+            "UV_HTTP_RETRIES": "1",
         }
 
 
