@@ -78,7 +78,7 @@ PUBLIC_HOSTS = frozenset(
     """.split()
 )
 HOST = re.compile(rb"[a-z0-9][a-z0-9-]*(?:\.[a-z0-9-]+)+")
-HOME = re.compile(rb"/(?:home|Users|root)/[A-Za-z0-9._-]+")
+HOME = re.compile(rb"(?<![\w.-])/(?:home|Users|root)/[A-Za-z0-9._-]+")
 
 
 @dataclass(frozen=True, slots=True)
