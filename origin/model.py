@@ -6,6 +6,7 @@ then ``registries/__init__.py`` (what a registry's rules are) and ``service.py``
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -243,6 +244,10 @@ class Arrival(Protocol):
         """Wait until ``releasable > offset`` and return it. Raises the flight's error if it failed: the body must then end short."""
         ...
 
+    def estimate_s(self) -> float | None:
+        """Seconds until everything has arrived, at its present rate; None if nothing tells."""
+        ...
+
     def close(self) -> None:
         """Leave the flight. Idempotent."""
         ...
@@ -250,11 +255,15 @@ class Arrival(Protocol):
 
 @dataclass(slots=True)
 class Arriving:
-    """Bytes ``[start, stop)`` of something still being written. Its total size is known, so ``Content-Length`` is too."""
+    """Bytes ``[start, stop)`` of something still being written. Its total size is known, so ``Content-Length`` is too.
+
+    If none of them may leave by ``hold_until`` (trio's clock), the client is told to come back later instead of being kept waiting.
+    """
 
     flight: Arrival
     start: int
     stop: int
+    hold_until: float = math.inf
 
     def __len__(self) -> int:
         return self.stop - self.start
