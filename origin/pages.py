@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import msgspec
 import trio
 
 from . import freshness
@@ -69,7 +70,7 @@ class PageView:
 class HeldPage:
     """One page in memory: the answer's facts, the listing as upstream means it, and the last view made of it."""
 
-    __slots__ = ("answer", "listing", "policy", "sidecars", "validity", "view", "weight")
+    __slots__ = ("answer", "listing", "making", "policy", "retired", "sidecars", "validity", "vanishing", "view", "weight")
 
     def __init__(self, answer: StoredAnswer, listing: Listing | None) -> None:
         self.weight = len(answer.document) + 2048
@@ -80,6 +81,10 @@ class HeldPage:
         self.sidecars: dict[str, Digest] | None = None
         self.policy = -1
         self.validity = Validity(answer.stamp.fresh_until)
+        self.making = trio.Lock()
+        self.retired = False
+        # What the last look missed; None if that look was before a restart.
+        self.vanishing: frozenset[str] | None = None
 
     def restamp(self, stamp: Stamp, received_at: float) -> None:
         self.answer = replace(self.answer, stamp=stamp, received_at=received_at)
@@ -89,6 +94,11 @@ class HeldPage:
         """What was rendered from the view must not be sent any more; a new view has a validity of its own."""
         self.validity.valid = False
         self.view = None
+
+    def retire(self) -> None:
+        """It is held no more: whoever still works with it may finish, but what is made of it may never be kept."""
+        self.retired = True
+        self.forget_view()
 
 
 class Graveyard:
@@ -223,6 +233,7 @@ class Pages:
 
     async def refresh(self, page: Page) -> str:
         """Ask upstream now, whatever is held. Returns how it ended: ``"200"``, ``"304"``, ``"404"``; raises like ``page``."""
+        self._flights.forget(f"page {page.key}")
         flight, _ = self._refresh(page)
         how, _ = await flight.wait_outcome()
         return how
@@ -248,8 +259,8 @@ class Pages:
                     # A refresh may have published and kept a newer one while the catalogue was read.
                     held = self._held.get(page)
                     if held is None and answer is not None:
-                        held = HeldPage(answer, await self._reread(answer))
-                        if page not in self._held:
+                        held = await self._reread(answer)
+                        if held is not None and page not in self._held:
                             self._keep(held)
                         held = self._held.get(page, held)
                 return held
@@ -257,11 +268,17 @@ class Pages:
             if not lock.statistics().tasks_waiting:
                 self._loading.pop(page, None)
 
-    async def _reread(self, answer: StoredAnswer) -> Listing | None:
+    async def _reread(self, answer: StoredAnswer) -> HeldPage | None:
+        """A stored answer in memory; None if it can no longer be read, so that upstream is asked as if nothing were held."""
         if answer.status != 200:
-            return None
+            return HeldPage(answer, None)
         registry = self._registries[answer.page.registry]
-        return await self._work(len(answer.document), lambda: registry.reread(answer.page, answer.document))
+        try:
+            listing = await self._work(len(answer.document), lambda: registry.reread(answer.page, answer.document))
+        except ValueError as error:
+            await self._event("unreadable-page", answer.page.key, f"what is stored of it cannot be read: {error}")
+            return None
+        return HeldPage(answer, listing)
 
     # ---- views
 
@@ -275,7 +292,17 @@ class Pages:
     async def _view(self, held: HeldPage, outcome: str, cache_status: str) -> PageView:
         if held.answer.status != 200 or held.listing is None:
             raise NotFound(f"{held.answer.page.project} does not exist upstream")
-        listing = held.listing
+        if held.view is None or held.policy != self._policy:
+            # One at a time: a hundred askers after a rule's edit must not restrict a large page a hundred times.
+            async with held.making:
+                await self._make_view(held, held.listing)
+        view = held.view
+        assert view is not None
+        answer = held.answer
+        return PageView(view, answer.stamp, held.validity, answer.received_at, answer.serial, outcome, cache_status)
+
+    async def _make_view(self, held: HeldPage, listing: Listing) -> None:
+        """Make ``held.view`` what sidecars and the rules now in force leave of ``listing``. No checkpoint between that and return."""
         registry = self._registries[held.answer.page.registry]
         while held.view is None or held.policy != self._policy:
             policy, rules = self._policy, self._rules
@@ -292,10 +319,9 @@ class Pages:
             # The rules or sidecars may have changed while a thread worked: then that view is already wrong.
             if policy == self._policy and sidecars == held.sidecars:
                 held.view, held.policy = view, policy
-                if not held.validity.valid:
+                # A retired page is in no table that a rule's edit could reach: its views are for the requests at hand alone.
+                if not held.validity.valid and not held.retired:
                     held.validity = Validity(held.answer.stamp.fresh_until)
-        answer = held.answer
-        return PageView(held.view, answer.stamp, held.validity, answer.received_at, answer.serial, outcome, cache_status)
 
     async def _sidecars(self, page: Page) -> dict[str, Digest]:
         if page.view:
@@ -346,32 +372,38 @@ class Pages:
     async def _renew(self, held: HeldPage, stamp: Stamp) -> HeldPage:
         stamp = replace_revision(stamp, held.answer.stamp.revision)
         now = self._clock()
-        await self._catalog.renew(held.answer.page, stamp, now)
+        try:
+            await self._catalog.renew(held.answer.page, stamp, now)
+        except Unavailable as error:
+            log.warning("a confirmed page keeps its old stamp on disk: %s", error, extra={"page": held.answer.page.key})
         held.restamp(stamp, now)
         return held
 
     async def _absent(self, page: Page, held: HeldPage | None, answer: Absent) -> HeldPage:
         if held is not None and held.listing is not None:
-            waiting = await self._vanishing(held, f"the page answers {answer.status}")
+            waiting = await self._vanishing(held, frozenset(held.listing.entries), f"the page answers {answer.status}")
             if waiting is not None:
                 return waiting
             await self._event("upstream-gone", page.key, f"upstream answers {answer.status}; its page is withdrawn")
         stored = StoredAnswer(page, answer.status, b"", "", answer.stamp, self._clock())
         return await self._publish(stored, None)
 
-    async def _vanishing(self, held: HeldPage, what: str) -> HeldPage | None:
-        """Something held is missing upstream. Returns what stays held until a second look confirms it; None once confirmed."""
+    async def _vanishing(self, held: HeldPage, gone: frozenset[str], what: str) -> HeldPage | None:
+        """Files held are missing upstream. Returns what stays held until a second look misses them too; None once it did."""
         now = self._clock()
         since = held.answer.vanishing_since
-        if since is not None and now - since >= self._removal_confirm_s:
-            return None
-        if since is None:
+        if since is not None and (held.vanishing is None or gone <= held.vanishing):
+            if now - since >= self._removal_confirm_s:
+                return None
+        else:
             since = now
             log.warning("missing upstream, waiting for confirmation", extra={"page": held.answer.page.key, "what": what})
         stamp = Stamp(since + self._removal_confirm_s, held.answer.stamp.stale_until, held.answer.stamp.revision)
         listing = held.listing
         stored = replace(held.answer, stamp=stamp, vanishing_since=since, document=listing.document if listing else b"")
-        return await self._publish(stored, listing)
+        waiting = await self._publish(stored, listing)
+        waiting.vanishing = gone
+        return waiting
 
     async def _received(self, page: Page, held: HeldPage | None, answer: Received) -> Refreshed:
         registry = self._registries[page.registry]
@@ -389,13 +421,13 @@ class Pages:
                 return "304", await self._renew(held, answer.stamp)
             if listing.document == old.document and held.answer.vanishing_since is None:
                 return "304", await self._renew(held, answer.stamp)
-            gone = [name for name in old.entries if name not in listing.entries]
+            gone = frozenset(name for name in old.entries if name not in listing.entries)
             if gone:
-                waiting = await self._vanishing(held, f"{len(gone)} files, {gone[0]} first")
+                waiting = await self._vanishing(held, gone, f"{len(gone)} files, {min(gone)} first")
                 if waiting is not None:
                     return "200", waiting
-                await self._event("upstream-gone", page.key, f"{len(gone)} files left the page: {', '.join(gone[:20])}")
-        if page.view == "":
+                await self._event("upstream-gone", page.key, f"{len(gone)} files left the page: {', '.join(sorted(gone)[:20])}")
+        if listing.entries:
             listing = await self._keep_bound(registry, page, held, listing)
         stored = StoredAnswer(
             page,
@@ -410,30 +442,49 @@ class Pages:
         )
         owners = await self._work(len(listing.document), lambda: registry.owners(listing))
         if owners:
-            await self._catalog.record_owners(page.registry, owners)
+            await self._record_owners(page, owners)
         return "200", await self._publish(stored, listing)
+
+    async def _record_owners(self, page: Page, owners: Mapping[str, tuple[str, str]]) -> None:
+        try:
+            await self._catalog.record_owners(page.registry, owners)
+        except Unavailable as error:
+            log.warning("ambiguous file names were not recorded: %s", error, extra={"page": page.key})
 
     async def _keep_bound(self, registry: Registry, page: Page, held: HeldPage | None, listing: Listing) -> Listing:
         """Keep what is held of files that upstream now publishes with another digest under a bound name: an alarm, not news."""
         keep: dict[str, Entry] = {}
         for binding in await self._catalog.bindings(page.registry, page.project):
-            entry = listing.entries.get(binding.file.filename)
-            if entry is None or not _contradicts(entry, binding):
+            subject = registry.subject(binding.file)
+            entry = listing.entries.get(subject.filename)
+            if entry is None:
                 continue
-            await self._event("rebound", binding.file.key, f"bound to {binding.digest}, now published as {entry.digests}")
-            before = held.listing.entries.get(entry.file.filename) if held is not None and held.listing is not None else None
-            keep[entry.file.filename] = before if before is not None else _entry_of(binding, entry)
+            published = entry.digests if subject == binding.file else entry.sidecar or ()
+            if not _contradicts(published, binding):
+                continue
+            await self._event("rebound", binding.file.key, f"bound to {binding.digest}, now published as {published}")
+            if subject != binding.file:
+                # Advertised by nobody but us: ``enrich`` puts the bound digest in its place.
+                keep.setdefault(subject.filename, msgspec.structs.replace(entry, sidecar=None, extra=b""))
+                continue
+            before = held.listing.entries.get(subject.filename) if held is not None and held.listing is not None else None
+            keep[subject.filename] = before if before is not None else _entry_of(binding, entry)
         return await self._work(len(listing.document), lambda: registry.amend(listing, keep)) if keep else listing
 
     async def _publish(self, stored: StoredAnswer, listing: Listing | None) -> HeldPage:
-        revision = await self._catalog.publish(stored)
+        try:
+            revision = await self._catalog.publish(stored)
+        except Unavailable as error:
+            # A catalogue without room costs the page its place over a restart, and nobody an install.
+            revision = stored.stamp.revision + 1
+            await self._event("not-stored", stored.page.key, str(error))
         stored = replace(stored, stamp=replace_revision(stored.stamp, revision))
         held = HeldPage(stored, listing)
         before = self._held.pop(stored.page, None)
         if before is not None:
             self._held_bytes -= before.weight
             self._graveyard.bury(before)
-            before.forget_view()
+            before.retire()
         self._keep(held)
         return held
 
@@ -445,7 +496,7 @@ class Pages:
             self._held_bytes -= dropped.weight
             self._graveyard.bury(dropped)
             # Its renderings can no longer be told to change, so they must not live on.
-            dropped.forget_view()
+            dropped.retire()
 
     async def _work[T](self, size_bytes: int, work: Callable[[], T]) -> T:
         if size_bytes <= LARGE_BYTES:
@@ -457,10 +508,10 @@ def replace_revision(stamp: Stamp, revision: int) -> Stamp:
     return Stamp(stamp.fresh_until, stamp.stale_until, revision)
 
 
-def _contradicts(entry: Entry, binding: Binding) -> bool:
-    """Whether ``entry`` publishes another digest than the bound one, by any algorithm both name."""
+def _contradicts(published: Sequence[Digest], binding: Binding) -> bool:
+    """Whether another digest than the bound one is published, by any algorithm both name."""
     bound = {d.algorithm: d for d in (binding.digest, *binding.aliases)}
-    return any(d.algorithm in bound and bound[d.algorithm] != d for d in entry.digests)
+    return any(d.algorithm in bound and bound[d.algorithm] != d for d in published)
 
 
 def _entry_of(binding: Binding, seen: Entry) -> Entry:
