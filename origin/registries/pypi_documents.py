@@ -24,6 +24,9 @@ from . import slices
 LIMIT_FILE_BYTES = 1 << 40
 """A file said to be larger is not believed."""
 
+LIMIT_SERIAL = 1 << 63
+"""A serial that no catalogue could keep is not believed."""
+
 METADATA_KEYS = ("core-metadata", "dist-info-metadata", "data-dist-info-metadata")
 """The names under which a sidecar is advertised, in the order clients look. The last is what the public index writes beside the first."""
 
@@ -161,6 +164,8 @@ class _Reader:
             self.add(file, raw)
 
     def add(self, published: _Published, raw: bytes) -> None:
+        # Also where the file is not listed: read from elsewhere, the same link could lead somewhere.
+        self.absolute = self.absolute or not published.url.startswith(_ABSOLUTE)
         located = locate_file(self.page, published.filename, published.url, self.url)
         if located is None or published.filename in self.entries or not plausible_size(published.size):
             self.dropped += 1
@@ -300,10 +305,10 @@ def _same_project(page: Page, name: str) -> None:
 
 
 def _serial(value: object) -> int | None:
-    """A serial as a number: caches in between have been seen to make it a string."""
-    if type(value) is int:
-        return value
-    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19 else None
+    """A serial as a number: caches in between have been seen to make it a string. What no counter reaches is no serial."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 19:
+        value = int(value)
+    return value if type(value) is int and 0 <= value < LIMIT_SERIAL else None
 
 
 # ---- project pages: policy ------------------------------------------------------------------------------------------
@@ -516,6 +521,7 @@ def read_legacy(page: Page, body: bytes, url: str) -> Listing:
     info = _required(frame, "info", _Info)
     _same_project(page, info.name)
     entries: dict[str, Entry] = {}
+    absolute = True
     latest = names.canonical(info.version) if isinstance(info.version, str) else ""
     for release, pieces in ((latest, urls), *releases.items()):
         for raw in pieces:
@@ -524,6 +530,7 @@ def read_legacy(page: Page, body: bytes, url: str) -> Listing:
                 published = _LEGACY_ONE.decode(raw)
             except msgspec.ValidationError:
                 continue
+            absolute = absolute and published.url.startswith(_ABSOLUTE)
             located = locate_file(page, published.filename, published.url, url)
             if located is None or published.filename in entries or not plausible_size(published.size):
                 continue
@@ -539,7 +546,11 @@ def read_legacy(page: Page, body: bytes, url: str) -> Listing:
                 file, place, digests(published.digests, anchor), published.size, _time(published.upload_time), yanked
             )
     serial = _serial(msgspec.json.decode(frame["last_serial"])) if "last_serial" in frame else None
-    return Listing(page, entries, body, serial)
+    listing = Listing(page, entries, body, serial)
+    if absolute:
+        return listing
+    # Stored documents are read again without knowing where they came from.
+    return replace(listing, document=_edit_legacy(listing, lambda raw, entry: edited(raw, {"url": entry.url})))
 
 
 def _legacy_parts(body: bytes) -> tuple[dict[str, bytes], list[bytes], dict[str, list[bytes]]]:

@@ -43,7 +43,7 @@ def project_to_json(body: bytes, url: str, project: str) -> bytes:
     status: dict[str, str] = {}
     title = None
     files: list[bytes] = []
-    convincing = False
+    belonging = False
     base = url
     first = True
     for tree in _trees(body):
@@ -60,7 +60,7 @@ def project_to_json(body: bytes, url: str, project: str) -> bytes:
             attributes = node.attributes
             file = _file(attributes, base)
             if file is not None:
-                convincing = convincing or bool(file["hashes"]) or _belongs(file["filename"], project)
+                belonging = belonging or _belongs(file["filename"], project)
                 files.append(msgspec.json.encode(file))
     if title is not None:
         try:
@@ -69,8 +69,8 @@ def project_to_json(body: bytes, url: str, project: str) -> bytes:
             named = ""
         if named != project:
             raise ValueError(f"a page of {title[:64]!r}, not of {project!r}")
-    if not (version or title or convincing):
-        raise ValueError("HTML that is not a simple page: no repository version, no such title, no files with hashes")
+    if title is None and not belonging:
+        raise ValueError(f"HTML that is not a simple page of {project!r}: neither a title nor any file's name says so")
     if version and version.partition(".")[0] != "1":
         raise ValueError(f"simple repository version {version[:16]!r} is not 1.x")
     # "1.0": from 1.1 on a file must have a size, which HTML does not tell.

@@ -98,6 +98,21 @@ def test_html_of_something_else_is_refused(name: str) -> None:
         read(name)
 
 
+def test_html_that_names_no_project_must_list_a_file_that_does() -> None:
+    untitled = '<html><head><meta name="pypi:repository-version" content="1.1"></head><body>{}</body></html>'
+    for anchor in ("", f'<a href="other-1.0.zip#sha256={"a" * 64}">other-1.0.zip</a>'):
+        with pytest.raises(ValueError, match="not a simple page of"):
+            PYPI.read(PAGE, untitled.format(anchor).encode(), "text/html", URL)
+    body = untitled.format('<a href="foo-bar-1.0.zip">foo-bar-1.0.zip</a><a href="FooBar-0.1.zip">FooBar-0.1.zip</a>').encode()
+    assert list(PYPI.read(PAGE, body, "text/html", URL).entries) == ["foo-bar-1.0.zip", "FooBar-0.1.zip"]
+
+
+@pytest.mark.parametrize("serial", [-1, 1 << 63, "9" * 19, 1.5, True])
+def test_a_serial_that_no_counter_reaches_is_none(serial: object) -> None:
+    body = json.dumps({"meta": {"api-version": "1.0", "_last-serial": serial}, "name": "foo-bar", "files": []}).encode()
+    assert PYPI.read(PAGE, body, JSON, URL).serial is None
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -135,6 +150,21 @@ def test_what_old_caches_send_is_read_and_kept_readable() -> None:
     assert entry.url == f"https://pypi.test/packages/11/22/{'3' * 60}/foo_bar-1.0-py3-none-any.whl"
     assert (entry.yanked, entry.sidecar) == ("", None)
     assert PYPI.reread(PAGE, listing.document).entries == listing.entries
+
+
+def test_a_relative_link_means_the_same_when_its_page_is_read_again() -> None:
+    hashes, elsewhere = {"sha256": "a" * 64}, "https://cdn.test/deep/down/foo-bar/"
+    listed = [
+        {"filename": "foo-bar-1.0.zip", "url": "foo-bar-1.0.zip"},
+        {"filename": "foo-bar-1.1.zip", "url": "http:\ufffd/foo-bar-1.1.zip"},
+    ]
+    simple = {"meta": {"api-version": "1.0"}, "name": "foo-bar", "files": [{**file, "hashes": hashes} for file in listed]}
+    legacy = {"info": {"name": "foo-bar"}, "urls": [{**file, "digests": hashes} for file in listed]}
+    for page, media_type, document in ((PAGE, JSON, simple), (Page("pypi", "foo-bar", "json"), "application/json", legacy)):
+        listing = PYPI.read(page, json.dumps(document).encode(), media_type, elsewhere)
+        (entry,) = listing.entries.values()
+        assert entry.url == f"{elsewhere}foo-bar-1.0.zip"
+        assert PYPI.reread(page, listing.document).entries == listing.entries
 
 
 def test_a_bad_file_costs_itself_and_not_the_page() -> None:
