@@ -7,7 +7,7 @@ import hashlib
 import resource
 import shutil
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,22 @@ from tests.wheels import Shelf
 _, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
 
-type StartEdge = Callable[..., Edge]
+
+class StartEdge:
+    """Starts edges of a test's own before the fake; arguments as ``Edge`` takes them. They end with the test."""
+
+    def __init__(self, upstream: str, scratch: Path, stack: contextlib.ExitStack) -> None:
+        self.edges: list[Edge] = []
+        self._upstream = upstream
+        self._scratch = scratch
+        self._stack = stack
+
+    def __call__(self, **arguments: Any) -> Edge:
+        directory = Path(tempfile.mkdtemp(dir=self._scratch))
+        self._stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        edge = self._stack.enter_context(Edge(directory, arguments.pop("upstream", self._upstream), **arguments))
+        self.edges.append(edge)
+        return edge
 
 
 @pytest.fixture(scope="session")
@@ -64,15 +79,8 @@ def edge(fake: FakePyPI, scratch: Path) -> Iterator[Edge]:
 
 @pytest.fixture
 def start_edge(fake: FakePyPI, scratch: Path) -> Iterator[StartEdge]:
-    """Starts an edge of the test's own before the fake; arguments as ``Edge`` takes them."""
     with contextlib.ExitStack() as stack:
-
-        def start(**arguments: Any) -> Edge:
-            directory = Path(tempfile.mkdtemp(dir=scratch))
-            stack.callback(shutil.rmtree, directory, ignore_errors=True)
-            return stack.enter_context(Edge(directory, arguments.pop("upstream", fake.index_url), **arguments))
-
-        yield start
+        yield StartEdge(fake.index_url, scratch, stack)
 
 
 @pytest.fixture
@@ -93,6 +101,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.failed:
         for value in getattr(item, "funcargs", {}).values():
-            if isinstance(value, Edge):
-                report.sections.append((f"log of the edge in {value.directory.name}", value.log_tail()))
+            edges = value.edges if isinstance(value, StartEdge) else [value] if isinstance(value, Edge) else []
+            report.sections += [(f"log of the edge in {edge.directory.name}", edge.log_tail()) for edge in edges]
     return report

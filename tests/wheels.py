@@ -178,12 +178,10 @@ def flipped(content: bytes, at: int) -> bytes:
 
 
 def filler(size: int, seed: str) -> Iterator[bytes]:
-    """``size`` bytes that no compressor makes smaller, in pieces."""
-    source = random.Random(f"filler {seed}")
-    while size > 0:
-        piece = source.randbytes(min(PIECE, size))
-        size -= len(piece)
-        yield piece
+    """``size`` bytes that no compressor with less than 4 MB of memory makes smaller, in pieces; no two pieces are alike."""
+    block = random.Random(f"filler {seed}").randbytes(min(PIECE, size))
+    for number, start in enumerate(range(0, size, PIECE)):
+        yield (number.to_bytes(8, "big") + block[8:])[: size - start]
 
 
 def _metadata(project: str, version: str, requires: Sequence[str], requires_python: str | None, summary: str) -> bytes:

@@ -89,10 +89,8 @@ class Dialect:
 
 def detail_json(project: Project, dialect: Dialect) -> dict[str, Any]:
     files = []
-    versions = []
+    versions = dict.fromkeys(upload.version for upload in project.listed())
     for upload in project.listed():
-        if upload.version not in versions:
-            versions.append(upload.version)
         digests = {"sha256": upload.sha256} if upload.hashes else {}
         sidecar: bool | dict[str, str | None] = {"sha256": upload.metadata_sha256} if upload.core_metadata else False
         entry: dict[str, Any] = {}
@@ -116,7 +114,7 @@ def detail_json(project: Project, dialect: Dialect) -> dict[str, Any]:
     document: dict[str, Any] = {"alternate-locations": [], "files": files, "meta": meta, "name": project.name}
     if not dialect.plain:
         document["project-status"] = {"status": project.status} | ({"reason": project.reason} if project.reason else {})
-    document["versions"] = versions
+    document["versions"] = list(versions)
     return document
 
 

@@ -119,6 +119,7 @@ class Registry:
                 "ahead_s": 0,
             }
             self.log: list[Record] = []
+            self.written: dict[tuple[str, int, bool, Dialect], str] = {}
             self.numbers = 0
             self.misbehaviours.end(None)
 
@@ -295,11 +296,15 @@ class Registry:
         if any(one.old_serial for one in how) and project.first is not None:
             project = project.first
         media_type = documents.HTML if self.settings["html_only"] else documents.choose(request.headers.get("accept"))
-        if media_type == documents.JSON:
-            body = json.dumps(documents.detail_json(project, self.dialect), separators=(",", ":"))
-        else:
-            body = documents.detail_html(project, self.dialect)
-            media_type += "; charset=UTF-8" if media_type == documents.HTML else ""
+        key = (name, project.serial, media_type == documents.JSON, self.dialect)
+        body = self.written.get(key)
+        if body is None:
+            if media_type == documents.JSON:
+                body = json.dumps(documents.detail_json(project, self.dialect), separators=(",", ":"))
+            else:
+                body = documents.detail_html(project, self.dialect)
+            self.written[key] = body
+        media_type += "; charset=UTF-8" if media_type == documents.HTML else ""
         return self._page(Answer.text(200, body, media_type), project.serial)
 
     def _legacy(self, parts: list[str]) -> Answer:
@@ -582,7 +587,7 @@ def _finish_head(request: Request, answer: Answer) -> None:
     """Content coding, validators, conditionals and ranges, as the real index and file host do them."""
     codings = [piece.split(";")[0].strip() for piece in request.headers.get("accept-encoding", "").split(",")]
     if answer.status == 200 and not answer.ranged and "gzip" in codings and len(answer.content) > 200:
-        answer.content = gzip.compress(answer.content, 6, mtime=0)
+        answer.content = gzip.compress(answer.content, 1, mtime=0)
         answer.size = len(answer.content)
         answer.set("Content-Encoding", "gzip")
     if answer.conditional and answer.status == 200:

@@ -24,7 +24,7 @@ async def test_killed_among_two_hundred_first_fetches(
     wheels = [shelf.wheel(f"killed-{n}", "1.0", size=200 * KB) for n in range(FETCHES)]
     fake.publish(*wheels)
     # Slow enough that many are under way whenever the kill comes.
-    slow = fake.misbehave("*/killed_*", bytes_per_s=400 * KB)
+    slow = fake.misbehave("*/killed_*", bytes_per_s=1000 * KB)
     downloads = [Download(edge.port, edge.file_path(wheel)) for wheel in wheels]
     done = 0
     enough = trio.Event()

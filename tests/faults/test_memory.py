@@ -69,19 +69,20 @@ async def test_a_thousand_slow_readers_of_an_arriving_file_cost_little_memory(
 def test_a_page_of_twenty_thousand_files_stalls_nobody(fake: FakePyPI, start_edge: StartEdge) -> None:
     edge = start_edge()
     fake.publish_many("endless-releases", LISTED)
-    # Once without the page, for what this machine's scheduler does to anybody.
+    # Once without the page, for what this machine's scheduler does to anybody, and so that the start is not counted.
     idle_s = slowest_answer_s(edge, [])
+    edge.metrics()
     slowest_s = slowest_answer_s(
         edge, [("GET", "application/vnd.pypi.simple.v1+json"), ("GET", "text/html"), ("GET", "text/html"), ("HEAD", "*/*")]
     )
-    stalls = [value for name, value in edge.metrics().items() if name.startswith("leeward_loop_stall_seconds_max")]
+    stall_s = edge.metric("leeward_loop_stall_seconds_max")
     print(
-        f"slowest answer beside a page of {LISTED} files: {slowest_s * 1000:.0f} ms, idle {idle_s * 1000:.0f} ms; stalls {stalls}"
+        f"beside a page of {LISTED} files: slowest answer {slowest_s * 1000:.0f} ms (idle {idle_s * 1000:.0f} ms), "
+        f"longest stall of the loop {stall_s * 1000:.0f} ms"
     )
     document = edge.page("endless-releases").json()
     assert len(document["files"]) == LISTED
-    if stalls:
-        assert max(stalls) < STALL_S
+    assert 0 < stall_s < STALL_S
     # From outside, the other core's share of work counts too.
     assert slowest_s < idle_s + 4 * STALL_S
 
