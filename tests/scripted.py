@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +27,8 @@ MEDIA_TYPE = "application/vnd.pypi.simple.v1+json"
 EPOCH = 1_700_000_000.0
 FRESH_S = 600.0
 STALE_S = 30 * 86400.0
+PATIENCE_S = 2.0
+FAILURES_TO_OPEN = 3
 
 
 def now() -> float:
@@ -58,13 +60,17 @@ class Upload:
         return f"packages/{h[:2]}/{h[2:4]}/{h[4:]}/{self.filename}"
 
     @property
+    def url(self) -> str:
+        return f"http://files.test/{self.path}"
+
+    @property
     def sha256(self) -> str:
         return hashlib.sha256(self.truth).hexdigest()
 
     def described(self) -> dict[str, object]:
         return {
             "filename": self.filename,
-            "url": f"http://files.test/{self.path}",
+            "url": self.url,
             "hashes": {"sha256": self.sha256} if self.digests else {},
             "size": len(self.truth),
             "upload-time": "2024-01-01T00:00:00.000000Z",
@@ -81,12 +87,19 @@ def document(project: str, uploads: Sequence[Upload], serial: int | None = 1) ->
 
 @dataclass
 class ScriptedSource:
-    """Upstream in the tests' hands: change ``projects``, hold ``gate`` closed, set ``down``, break transfers at ``break_at``."""
+    """Upstream in the tests' hands: change ``projects``, hold ``gate`` closed, set ``down`` or ``silent``, break transfers at ``break_at``.
+
+    It keeps the contract of every source, without a network.
+    """
 
     projects: dict[str, list[Upload]] = field(default_factory=dict)
     serials: dict[str, int] = field(default_factory=dict)
     raw: dict[str, bytes] = field(default_factory=dict)
+    etags: dict[str, str] = field(default_factory=dict)
+    registries: frozenset[str] = frozenset({"pypi"})
     down: bool = False
+    silent: bool = False
+    failures: int = 0
     worth_waiting: bool = True
     asked: list[str] = field(default_factory=list)
     conditional: bool = True
@@ -100,37 +113,47 @@ class ScriptedSource:
     name: str = "registry"
 
     def available(self, registry: str, kind: str) -> bool:
-        return self.worth_waiting
+        return self.worth_waiting and registry in self.registries and self.failures < FAILURES_TO_OPEN
+
+    async def _reach(self, what: str, gate: trio.Event | None = None) -> None:
+        self.asked.append(what)
+        await trio.lowlevel.checkpoint()
+        if gate is not None:
+            await gate.wait()
+        if self.silent:
+            await trio.sleep(PATIENCE_S)
+        if self.silent or self.down:
+            self.failures += 1
+            raise Unavailable("upstream is down", 7)
+        self.failures = 0
 
     async def page(self, page: Page, known: Known | None) -> Answer:
-        self.asked.append(f"page {page.project}")
-        await trio.lowlevel.checkpoint()
-        if self.open_gate is not None:
-            await self.open_gate.wait()
-        if self.down:
-            raise Unavailable("upstream is down", 7)
-        if page.project in self.raw:
-            return Received(self.raw[page.project], MEDIA_TYPE, UPSTREAM + page.project + "/", stamp())
-        if page.project not in self.projects:
+        await self._reach(f"page {page.project}", self.open_gate)
+        project = page.project
+        if project in self.raw:
+            body = self.raw[project]
+        elif project in self.projects:
+            body = document(project, self.projects[project], self.serials.get(project, 1))
+        else:
             return Absent(404, stamp(30))
-        body = document(page.project, self.projects[page.project], self.serials.get(page.project, 1))
-        etag = f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
+        etag = self.etags.get(project) or f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"'
         if known is not None and known.etag == etag and self.conditional:
             return NotModified(stamp())
-        return Received(body, MEDIA_TYPE, UPSTREAM + page.project + "/", stamp(), etag)
+        return Received(body, MEDIA_TYPE, f"{UPSTREAM}{project}/", stamp(), etag)
+
+    def _uploads(self) -> Iterator[Upload]:
+        return (upload for uploads in self.projects.values() for upload in uploads if upload.filename not in self.missing)
 
     @asynccontextmanager
     async def file(self, file: File, entry: Entry, start: int = 0, validator: str | None = None) -> AsyncIterator[FileStream]:
-        self.asked.append(f"file {file.filename} from {start}")
-        await trio.lowlevel.checkpoint()
-        if self.down:
-            raise Unavailable("upstream is down", 7)
-        upload = next((u for us in self.projects.values() for u in us if u.filename == file.filename), None)
-        if upload is None or file.filename in self.missing:
+        await self._reach(f"file {file.filename} from {start}")
+        upload = next((upload for upload in self._uploads() if upload.filename == file.filename), None)
+        if upload is None:
             raise NotFound(file.filename)
-        yield FileStream(FileHead(len(upload.content), start, "application/octet-stream", '"v1"'), self._chunks(upload, start))
+        async with aclosing(self._chunks(upload, start)) as chunks:
+            yield FileStream(FileHead(len(upload.content), start, "application/octet-stream", '"v1"'), chunks)
 
-    async def _chunks(self, upload: Upload, start: int) -> AsyncIterator[bytes]:
+    async def _chunks(self, upload: Upload, start: int) -> AsyncGenerator[bytes]:
         end = self.break_at.pop(0) if self.break_at else None
         for at in range(start, len(upload.content), self.piece_bytes):
             if self.file_gate is not None and at >= self.gate_after:
@@ -141,9 +164,8 @@ class ScriptedSource:
             yield upload.content[at : at + self.piece_bytes]
 
     async def exists(self, file: File, url: str) -> bool:
-        self.asked.append(f"exists {file.filename}")
-        await trio.lowlevel.checkpoint()
-        return file.filename in self.still_there
+        await self._reach(f"exists {file.filename}")
+        return file.filename in self.still_there or any(upload.url == url for upload in self._uploads())
 
 
 @dataclass
