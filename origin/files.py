@@ -11,16 +11,17 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import trio
 
 from .blobs import BlobStore
 from .catalog import Binding, Catalog
-from .errors import NotFound, Refused, Unavailable
+from .errors import Corrupt, NotFound, Refused, Unavailable
 from .flights import Flight, Flights
 from .model import Allow, Arriving, Clock, Digest, Entry, File, Listing, Refuse, Span, Verdict
 from .pages import HeldPage, Pages
 from .pipeline.stages import Stored
-from .pipeline.synchronize import Workbench, synchronize
+from .pipeline.synchronize import Workbench, sidecar_of, synchronize
 from .policy.rules import judge
 from .registries import Registry
 from .sources import Source
@@ -29,6 +30,15 @@ log = logging.getLogger("leeward.files")
 
 REMEMBERED = 20_000
 """How many bindings stay in memory."""
+
+READINGS = 4
+"""How many readings of an ambiguous file name are tried: each may cost a page of a project that has nothing to do with it."""
+
+LEAST_HOLD_S = 1.0
+"""What is left for the file itself after its listing took its time."""
+
+PROBED_S = 60.0
+"""How long it is remembered whether upstream has bytes that no listing names."""
 
 RELISTING_S = 10.0
 """A file missing from a listing confirmed longer ago than this is looked for in a new one: it may have just been published."""
@@ -84,6 +94,7 @@ class Files:
         self._serve_removed = serve_removed
         self._bound: OrderedDict[File, Binding] = OrderedDict()
         self._used: dict[Digest, float] = {}
+        self._probed: OrderedDict[str, tuple[float, bool]] = OrderedDict()
         self._bench = Workbench(sources, blobs, catalog, self.judge, event, make_room, clock, threads)
 
     def judge(self, file: File) -> Verdict:
@@ -96,6 +107,8 @@ class Files:
         Waits at most ``hold_s`` seconds for its first byte to be releasable, then raises ``Unavailable`` with the flight's own estimate
         while the flight goes on. Raises ``NotFound``, ``Refused``, ``Unavailable`` or ``Corrupt``.
         """
+        # What it takes to learn what the path means counts too, but leaves a second: pip gives up after 15 s without a byte.
+        asked = trio.current_time()
         try:
             resolved = await self.resolve(file)
         except NotFound:
@@ -103,12 +116,13 @@ class Files:
             _require_allowed(self.judge(file))
             raise
         _require_allowed(self.judge(resolved.file))
+        until = max(asked + hold_s, trio.current_time() + LEAST_HOLD_S)
         if resolved.binding is not None:
-            delivery = await self._held(resolved.binding)
+            delivery = await self._held(resolved.binding) or await self._made_again(resolved.binding, until)
             if delivery is not None:
                 return delivery
         entry = resolved.entry or await self._listed(resolved.file)
-        return await self._arriving(resolved.file, entry, resolved.binding, hold_s)
+        return await self._arriving(resolved.file, entry, resolved.binding, until)
 
     # ---- what a path means
 
@@ -122,24 +136,32 @@ class Files:
         owner = await self._catalog.owner(file.registry, file.path) if file.path else None
         if owner is not None:
             file = File(file.registry, owner[0], owner[1], file.filename, file.path)
-        candidates = [file] if owner is not None else [file, *registry.guesses(file)]
-        # A name that gives no project away, of a file that no listing seen so far has.
-        candidates = [candidate for candidate in candidates if candidate.project]
+        candidates = [file] if owner is not None else [c for c in (file, *registry.guesses(file)) if c.project][:READINGS]
         for candidate in candidates:
             binding = await self._binding(candidate)
             if binding is not None and candidate.path in ("", binding.file.path):
                 await self._require_still_listed(registry, binding.file)
                 return Resolved(binding.file, None, binding)
-        missing: NotFound | None = None
+        listings: list[tuple[File, Listing]] = []
+        unknown: Unavailable | None = None
         for candidate in candidates:
             try:
-                entry = await self._listed(candidate)
-            except NotFound as error:
-                missing = missing or error
+                found = await self._look_up(candidate)
+            except Unavailable as error:
+                unknown = error
                 continue
-            # A listing may read the version where the path alone could not; the binding is made under the listing's reading.
-            return Resolved(entry.file, entry, await self._binding(entry.file))
-        raise missing or NotFound(f"{file.filename} is in no listing")
+            if isinstance(found, Entry):
+                # A listing may read the version where the path alone could not; the binding is made under its reading.
+                return Resolved(found.file, found, await self._binding(found.file))
+            if found is not None:
+                listings.append((candidate, found))
+        if unknown is not None:
+            raise unknown
+        # No reading of the name is listed anywhere. Only now is it worth asking whether the bytes exist all the same.
+        for candidate, listing in listings:
+            if await self._exists(registry, candidate, listing):
+                raise Refused(Refuse(f"{file.filename} is not listed by its project", "unlisted"))
+        raise NotFound(f"{file.filename} is not listed by its project")
 
     async def _binding(self, file: File) -> Binding | None:
         found = self._bound.get(file)
@@ -166,36 +188,62 @@ class Files:
             raise Refused(Refuse(f"{file.filename} was removed upstream", "removed-upstream"))
 
     async def _listed(self, file: File) -> Entry:
-        """The entry that publishes ``file``. Asks upstream for a newer listing once if the held one lacks it."""
-        registry = self._registries[file.registry]
-        page = registry.listing_page(file)
-        view = await self._pages.page(page)
-        held = await self._pages.held(page)
-        entry = _entry(registry, held, file)
-        if entry is None and self._clock() - view.received_at > RELISTING_S:
-            try:
-                await self._pages.page(page, insist=True)
-            except Unavailable:
-                log.info("no newer listing to be had", extra={"page": page.key})
-            held = await self._pages.held(page)
-            entry = _entry(registry, held, file)
-        if entry is not None:
-            return entry
-        if held is not None and held.listing is not None and await self._exists(registry, file, held.listing):
-            raise Refused(Refuse(f"{file.filename} is not listed by its project", "unlisted"))
+        """The entry that publishes ``file``. Raises ``NotFound`` if its listing lacks it."""
+        found = await self._look_up(file)
+        if isinstance(found, Entry):
+            return found
         raise NotFound(f"{file.filename} is not listed by its project")
 
+    async def _look_up(self, file: File) -> Entry | Listing | None:
+        """The entry that publishes ``file``; else the listing that lacks it, or None if there is no such project.
+
+        Asks upstream for a newer listing once if the held one lacks it. Raises ``Unavailable`` if that cannot be had: that something was
+        not published yet is nothing that an outage may turn into its absence.
+        """
+        registry = self._registries[file.registry]
+        page = registry.listing_page(file)
+        try:
+            view = await self._pages.page(page)
+            held = await self._pages.held(page)
+            entry = _entry(registry, held, file)
+            if entry is None and (view.outcome == "stale" or self._clock() - view.received_at > RELISTING_S):
+                if view.outcome != "stale":
+                    view = await self._pages.page(page, insist=True)
+                if view.outcome == "stale":
+                    raise Unavailable(f"whether {file.filename} is listed by now cannot be asked", 5)
+                held = await self._pages.held(page)
+                entry = _entry(registry, held, file)
+        except NotFound:
+            return None
+        if entry is not None:
+            return entry
+        return held.listing if held is not None else None
+
     async def _exists(self, registry: Registry, file: File, listing: Listing) -> bool:
+        """Whether upstream has the bytes of a file that ``listing`` lacks; asked once for all, and remembered for a while."""
         url = registry.probe_location(file, listing)
         if url is None:
             return False
-        for source in self._sources:
-            try:
-                if await source.exists(file, url):
-                    return True
-            except Unavailable:
-                continue
-        return False
+        now = self._clock()
+        known = self._probed.get(url)
+        if known is not None and now < known[0]:
+            return known[1]
+
+        async def probe(_: Flight[bool]) -> bool:
+            failure: Unavailable | Corrupt = Unavailable("no source is configured")
+            for source in self._sources:
+                try:
+                    return await source.exists(file, url)
+                except (Unavailable, Corrupt) as error:
+                    failure = error
+            raise failure
+
+        flight, _ = self._flights.join(f"probe {url}", probe)
+        exists = await flight.wait_outcome()
+        self._probed[url] = (now + PROBED_S, exists)
+        if len(self._probed) > REMEMBERED:
+            self._probed.popitem(last=False)
+        return exists
 
     # ---- held
 
@@ -220,25 +268,9 @@ class Files:
 
     # ---- arriving
 
-    async def _arriving(self, file: File, entry: Entry, binding: Binding | None, hold_s: float) -> Delivery:
-        if binding is not None and binding.digest not in entry.digests:
-            # A name once bound is only ever filled with the same bytes, whatever is published now.
-            entry = Entry(
-                entry.file, entry.url, (*entry.digests, binding.digest), entry.size, entry.published, entry.yanked, entry.sidecar
-            )
-        registry = self._registries[file.registry]
-
-        async def job(flight: Flight[Stored]) -> Stored:
-            try:
-                stored = await synchronize(flight, self._bench, registry, file, entry)
-            except NotFound:
-                # Listed but missing is upstream's inconsistency (a fresh upload on another CDN node), not an absence.
-                raise Unavailable(f"upstream lists {file.filename} but does not have it", 5) from None
-            self._remember_stored(registry, stored)
-            return stored
-
-        flight, joined = self._flights.join(f"file {file.key}", job, keep_without_followers=False)
-        with trio.move_on_after(hold_s):
+    async def _arriving(self, file: File, entry: Entry, binding: Binding | None, until: float) -> Delivery:
+        flight, joined = self._fetch(file, entry, binding)
+        with trio.move_on_at(until):
             await flight.wait_head()
             follower = flight.follow()
             try:
@@ -252,6 +284,60 @@ class Files:
             status = "fwd=uri-miss; stored" + ("; collapsed" if joined else "")
             return Delivery(file, digest, size, Arriving(follower, 0, size), outcome, status)
         raise Unavailable(f"{file.filename} is still being fetched and checked", flight.estimate_s() or 5)
+
+    def _fetch(self, file: File, entry: Entry, binding: Binding | None) -> tuple[Flight[Stored], bool]:
+        """The flight that brings ``entry``'s bytes. Another path or other digests are another flight: nobody joins another file's."""
+        if binding is not None and binding.digest not in entry.digests:
+            # A name once bound is only ever filled with the same bytes, whatever is published now.
+            entry = msgspec.structs.replace(entry, digests=(*entry.digests, binding.digest))
+        registry = self._registries[file.registry]
+
+        async def job(flight: Flight[Stored]) -> Stored:
+            try:
+                stored = await synchronize(flight, self._bench, registry, file, entry)
+            except NotFound:
+                # Listed but missing is upstream's inconsistency (a fresh upload on another CDN node), not an absence.
+                raise Unavailable(f"upstream lists {file.filename} but does not have it", 5) from None
+            self._remember_stored(registry, stored)
+            return stored
+
+        key = f"file {file.key} {file.path} {' '.join(map(str, entry.digests))}"
+        return self._flights.join(key, job, keep_without_followers=False)
+
+    async def _made_again(self, binding: Binding, until: float) -> Delivery | None:
+        """A metadata sidecar that was made here and whose blob has gone, made again from its wheel; None if it was not made here.
+
+        The page advertises it, and for pip a missing advertised sidecar is fatal.
+        """
+        registry = self._registries[binding.file.registry]
+        subject = registry.subject(binding.file)
+        if subject == binding.file:
+            return None
+        entry = await self._listed(subject)
+        if entry.sidecar is not None:
+            return None
+        wheel = await self._binding(entry.file)
+        delivery = await self._held(wheel) if wheel is not None else None
+        with trio.move_on_at(until):
+            if wheel is not None and delivery is not None and isinstance(delivery.body, Span):
+                span = delivery.body
+
+                async def job(_: Flight[Binding | None]) -> Binding | None:
+                    return await sidecar_of(self._bench, wheel, span)
+
+                try:
+                    flight, _ = self._flights.join(f"sidecar {binding.file.key}", job)
+                    made = await flight.wait_outcome()
+                finally:
+                    span.close()
+            else:
+                fetching, _ = self._fetch(entry.file, entry, wheel)
+                made = (await fetching.wait_outcome()).sidecar
+            if made is not None:
+                self._remember(made)
+                return await self._held(made)
+            raise Unavailable(f"{binding.file.filename} could not be made again", 5)
+        raise Unavailable(f"{subject.filename}, which it is read from, is still being fetched", 5)
 
     def _remember_stored(self, registry: Registry, stored: Stored) -> None:
         if not stored.kept:

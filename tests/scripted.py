@@ -16,7 +16,7 @@ from origin.catalog.memory import MemoryCatalog
 from origin.errors import NotFound, Unavailable
 from origin.flights import Flights, open_flights
 from origin.metrics import Metrics
-from origin.model import Entry, File, Page, Stamp
+from origin.model import Digest, Entry, File, Page, Stamp
 from origin.policy.rules import Rule, parse_rule
 from origin.registries.pypi import PyPI
 from origin.service import Service
@@ -49,6 +49,7 @@ class Upload:
     published: bytes | None = None
     yanked: str | bool = False
     digests: bool = True
+    hashed: bool = True
 
     @property
     def truth(self) -> bytes:
@@ -61,7 +62,7 @@ class Upload:
 
     @property
     def url(self) -> str:
-        return f"http://files.test/{self.path}"
+        return f"http://files.test/{self.path if self.hashed else f'plain/{self.filename}'}"
 
     @property
     def sha256(self) -> str:
@@ -110,6 +111,8 @@ class ScriptedSource:
     open_gate: trio.Event | None = None
     file_gate: trio.Event | None = None
     gate_after: int = 0
+    validators: list[str] = field(default_factory=list)
+    header_digests: bool = False
     name: str = "registry"
 
     def available(self, registry: str, kind: str) -> bool:
@@ -150,8 +153,10 @@ class ScriptedSource:
         upload = next((upload for upload in self._uploads() if upload.filename == file.filename), None)
         if upload is None:
             raise NotFound(file.filename)
+        validator = self.validators.pop(0) if self.validators else '"v1"'
+        sent = (Digest("sha256", hashlib.sha256(upload.content).hexdigest()),) if self.header_digests else ()
         async with aclosing(self._chunks(upload, start)) as chunks:
-            yield FileStream(FileHead(len(upload.content), start, "application/octet-stream", '"v1"'), chunks)
+            yield FileStream(FileHead(len(upload.content), start, "application/octet-stream", validator, sent), chunks)
 
     async def _chunks(self, upload: Upload, start: int) -> AsyncGenerator[bytes]:
         end = self.break_at.pop(0) if self.break_at else None

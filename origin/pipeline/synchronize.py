@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,9 @@ import trio
 
 from ..blobs import BlobStore, Spool
 from ..catalog import Binding, Catalog
-from ..errors import Corrupt, NotFound, Refused, Unavailable
+from ..errors import Corrupt, NotFound, Rebound, Refused, Unavailable
 from ..flights import Flight
-from ..model import STRONG, Allow, Clock, Digest, Entry, File, Verdict
+from ..model import STRONG, Allow, Clock, Digest, Entry, File, Span, Verdict
 from ..registries import Registry
 from ..registries.wheels import check_archive, extract_metadata
 from ..sources import FileHead, Source
@@ -60,6 +61,10 @@ async def synchronize(flight: Flight[Stored], bench: Workbench, registry: Regist
         initialized = initialize(bench, registry, file, entry)
         retrieved = await retrieve(flight, bench, initialized, spools)
         assembled = await assemble(bench, retrieved)
+        if assembled.proven:
+            # These are the very bytes that were published: nothing that scanning finds would hold them back any longer.
+            _require(bench.judge(file))
+            flight.advance(retrieved.spool.written, retrieved.spool.written)
         scanned = await scan(bench, assembled)
         parsed = await parse(bench, scanned)
         decided = decide(bench, parsed)
@@ -109,7 +114,7 @@ async def _retrieve_from(
                 if transfer is None:
                     size = _agreed_size(file, entry, stream.head)
                     algorithms = sorted({d.algorithm for d in (*entry.digests, *stream.head.digests)} - {"sha256"})
-                    await bench.make_room(size or 0)
+                    await _make_room(bench, size or 0)
                     spool = await bench.blobs.spool(algorithms, size)
                     spools.append(spool)
                     flight.began(spool.fileno(), size)
@@ -117,6 +122,9 @@ async def _retrieve_from(
                     transfer = _Transfer(flight, spool, stream.head, size, release)
                 elif transfer.size is not None and stream.head.size not in (None, transfer.size):
                     raise Corrupt(f"{file.filename} changed its size while it was fetched", transfer.size, stream.head.size)
+                elif not _proven(entry.digests) and stream.head.validator != transfer.head.validator:
+                    # No digest would tell a mixture of two files from either of them.
+                    raise Corrupt(f"{file.filename} changed while it was fetched", transfer.head.validator, stream.head.validator)
                 await transfer.pump(stream.chunks, skip=transfer.spool.written - stream.head.start)
                 break
         except Unavailable:
@@ -130,6 +138,14 @@ async def _retrieve_from(
     if transfer.size is None:
         flight.resized(transfer.spool.written)
     return Retrieved(initialized, transfer.spool, transfer.head.media_type, transfer.head.digests)
+
+
+async def _make_room(bench: Workbench, size: int) -> None:
+    """Evict for what comes. Where that fails the spool finds what room there is: a full disk costs nobody an install."""
+    try:
+        await bench.make_room(size)
+    except Unavailable as error:
+        log.warning("no room could be made: %s", error)
 
 
 def _agreed_size(file: File, entry: Entry, head: FileHead) -> int | None:
@@ -219,18 +235,35 @@ async def assemble(bench: Workbench, retrieved: Retrieved) -> Assembled:
             await bench.event("digest-mismatch", file.key, f"expected {digest}, upstream sent {actual}")
             raise Corrupt(f"{file.filename}: upstream sent bytes with another {digest.algorithm} digest", digest, actual)
     aliases = tuple(sorted({d for d in expected if d.algorithm != "sha256"}))
-    return Assembled(retrieved, spool.digest("sha256"), aliases, _proven(expected))
+    # Only what was published proves anything: a header sent along with the bytes would vouch for a login page just as well.
+    return Assembled(retrieved, spool.digest("sha256"), aliases, _proven(entry.digests))
 
 
 async def scan(bench: Workbench, assembled: Assembled) -> Scanned:
     """Look through the archive. An odd one whose digest is proven is what its author published: noted, not refused."""
     spool, file = assembled.retrieved.spool, assembled.retrieved.initialized.file
-    oddity = await trio.to_thread.run_sync(_check_archive, spool.fileno(), file.filename, limiter=bench.threads)
+    oddity = "" if assembled.proven else _check_kind(spool.fileno(), file.filename, assembled.retrieved.media_type)
+    if not oddity:
+        oddity = await trio.to_thread.run_sync(_check_archive, spool.fileno(), file.filename, limiter=bench.threads)
     if oddity:
         await bench.event("odd-archive", file.key, oddity)
         if not assembled.proven:
             raise Corrupt(f"{file.filename} is not a sound archive: {oddity}")
     return Scanned(assembled, oddity)
+
+
+def _check_kind(fd: int, filename: str, media_type: str) -> str:
+    """Tell a captive portal's page, or anything else that is plainly not what its name says, from a file without a digest."""
+    head = os.pread(fd, 64 * 1024, 0)
+    if media_type.partition(";")[0].strip().lower() == "text/html" or head.lstrip()[:14].lower().startswith(
+        (b"<!doctype html", b"<html")
+    ):
+        return "an HTML page"
+    if filename.endswith(".metadata") and not re.search(rb"^Metadata-Version:", head, re.MULTILINE | re.IGNORECASE):
+        return "not core metadata"
+    if filename.endswith(".asc") and b"-----BEGIN PGP" not in head:
+        return "not an OpenPGP signature"
+    return ""
 
 
 def _check_archive(fd: int, filename: str) -> str:
@@ -297,10 +330,22 @@ async def store(bench: Workbench, decided: Decided) -> Stored:
     except Unavailable as error:
         await bench.event("not-stored", file.key, str(error))
         return Stored(binding, kept=False)
+    except Rebound as error:
+        await bench.event("rebound", file.key, str(error))
+        # The same bytes may be another name's, rightly.
+        if await bench.catalog.held(assembled.digest) is None:
+            await bench.blobs.quarantine(assembled.digest)
+        raise
     sidecar = None
     if parsed.metadata is not None and retrieved.initialized.entry.sidecar is None:
         sidecar = await _store_sidecar(bench, file, parsed.metadata)
     return Stored(binding, kept=True, sidecar=sidecar)
+
+
+async def sidecar_of(bench: Workbench, wheel: Binding, held: Span) -> Binding | None:
+    """Make the metadata sidecar of a held wheel again. None if the wheel has none to read, or there is no room."""
+    metadata = await trio.to_thread.run_sync(_read_metadata, held.fd, wheel.size, wheel.file.filename, limiter=bench.threads)
+    return await _store_sidecar(bench, wheel.file, metadata) if metadata is not None else None
 
 
 async def _store_sidecar(bench: Workbench, file: File, metadata: bytes) -> Binding | None:

@@ -195,7 +195,11 @@ async def test_an_unlisted_file_is_refused_if_upstream_has_its_bytes_and_absent_
     async with bench(tmp_path, {"six": [listed]}) as b:
         with pytest.raises(NotFound):
             await fetch(b, hidden)
+        with pytest.raises(NotFound):
+            await fetch(b, hidden)
+        assert b.source.asked.count(f"exists {hidden.filename}") == 1, "asked once for all"
         b.source.still_there.add(hidden.filename)
+        clock.jump(61)
         with pytest.raises(Refused, match="not listed"):
             await fetch(b, hidden)
 
@@ -288,3 +292,90 @@ async def test_a_full_store_evicts_the_least_recently_used_and_never_fails_an_in
         assert await b.catalog.held(Digest("sha256", uploads[0].sha256)) is None
         assert await b.catalog.held(Digest("sha256", uploads[-1].sha256)) is not None
         assert await fetch(b, uploads[0]) == uploads[0].content
+
+
+async def test_in_an_outage_a_file_that_may_be_listed_by_now_is_unavailable(
+    tmp_path: Path, shelf: Shelf, clock: MockClock
+) -> None:
+    listed, newer = wheel(shelf), wheel(shelf, version="9.9")
+    async with bench(tmp_path, {"six": [listed]}) as b:
+        await b.service.page(PAGE)
+        b.source.down = True
+        clock.jump(601)
+        with pytest.raises(Unavailable):
+            await fetch(b, newer)
+
+
+async def test_a_resumed_transfer_without_a_digest_never_mixes_two_files(tmp_path: Path, shelf: Shelf, clock: MockClock) -> None:
+    made = shelf.wheel("six", "1.0", size=1 * MB)
+    upload = Upload(made.filename, made.content, digests=False, hashed=False)
+    async with bench(tmp_path, {"six": [upload]}) as b:
+        b.source.break_at = [500 * KB]
+        b.source.validators = ['"v1"', '"v2"']
+        entry = (await b.service.page(PAGE)).listing.entries[upload.filename]
+        assert entry.digests == ()
+        with pytest.raises(Corrupt, match="changed while"):
+            await read(await b.service.deliver(entry.file, hold_s=8))
+        assert [d async for d in b.blobs.digests()] == []
+
+
+async def test_a_login_page_is_not_taken_for_a_file_without_a_digest(tmp_path: Path, shelf: Shelf, clock: MockClock) -> None:
+    page = b"<!DOCTYPE html><html>please log in</html>"
+    for name in ("six-1.0.exe", "six-1.0.zip"):
+        upload = Upload(name, page, digests=False, hashed=False)
+        async with bench(tmp_path / name, {"six": [upload]}) as b:
+            b.source.header_digests = True
+            entry = (await b.service.page(PAGE)).listing.entries[name]
+            with pytest.raises(Corrupt, match="HTML"):
+                await read(await b.service.deliver(entry.file, hold_s=8))
+            assert [d async for d in b.blobs.digests()] == []
+
+
+async def test_requests_for_old_and_new_bytes_under_one_name_never_share_a_flight(
+    tmp_path: Path, shelf: Shelf, clock: MockClock
+) -> None:
+    old = wheel(shelf, 3 * MB)
+    new = Upload(old.filename, flipped(old.content, 1 * MB))
+    async with bench(tmp_path, {"six": [old]}) as b:
+        b.source.file_gate = trio.Event()
+        b.source.gate_after = 1 * MB
+        first = await b.service.deliver(b.file(old), hold_s=8)
+        b.source.projects["six"] = [new]
+        clock.jump(601)
+        await b.service.page(PAGE)
+        clock.jump(61)
+        await b.service.page(PAGE)
+        second = await b.service.deliver(b.file(new), hold_s=8)
+        assert second.digest == Digest("sha256", new.sha256)
+        assert second.outcome == "miss"
+        b.source.file_gate.set()
+        assert await read(first) == old.content
+        assert await read(second) == new.content
+        await landed(b)
+        assert "rebound" in await b.events()
+
+
+async def test_a_sidecar_made_here_is_made_again_when_its_blob_has_gone(tmp_path: Path, shelf: Shelf, clock: MockClock) -> None:
+    made = shelf.wheel("six", "1.0", size=100 * KB)
+    upload = Upload(made.filename, made.content)
+    async with bench(tmp_path, {"six": [upload]}) as b:
+        await fetch(b, upload)
+        await landed(b)
+        for gone in ([made.metadata_sha256], [made.metadata_sha256, upload.sha256]):
+            for value in gone:
+                await b.catalog.drop(Digest("sha256", value))
+                await b.blobs.delete(Digest("sha256", value))
+            assert await fetch(b, upload, ".metadata") == made.metadata
+            await landed(b)
+
+
+async def test_an_ambiguous_name_costs_few_pages_and_finds_its_project(tmp_path: Path, shelf: Shelf, clock: MockClock) -> None:
+    made = shelf.sdist("zope", "1.2", size=10 * KB)
+    odd = Upload("zope-1-2.tar.gz", made.content)
+    async with bench(tmp_path, {"zope-1": [odd], "zope": [wheel(shelf)]}) as b:
+        assert await fetch(b, odd) == odd.content
+        asked = len(b.source.asked)
+        many = Upload("-".join(["a"] * 100) + "-1.tar.gz", made.content)
+        with pytest.raises(NotFound):
+            await fetch(b, many)
+        assert len(b.source.asked) - asked <= 5
