@@ -13,6 +13,7 @@ from selectolax.lexbor import LexborHTMLParser
 from origin.model import Page
 from origin.registries.pypi import PyPI
 from tests.contracts.registries import Arena, RegistryContract, Sample, Shown
+from tests.toy import MEDIA_TYPE, Toy
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "pypi"
 SIMPLE = "application/vnd.pypi.simple.v1+json"
@@ -187,4 +188,32 @@ class TestOtherLayouts(RegistryContract):
             unordered=("odd",),
             spellings={"Torch": "torch"},
             nameless=("",),
+        )
+
+
+def look_at_toy(document: bytes, media_type: str) -> Mapping[str, Shown]:
+    """A client of the toy registry."""
+    lines = [line.split(" ") for line in document.decode().split("\n")[1:-1]]
+    return {filename: Shown(url, None) for _, filename, _, _, url in lines}
+
+
+class TestToy(RegistryContract):
+    """A kind unlike PyPI wherever the contract leaves a choice, so that the laws lean on no kind."""
+
+    @pytest.fixture
+    def arena(self) -> Arena:
+        upstream = "http://toy.test/"
+        files = [(f"{n}.0", f"ball-{n}.bin", f"{n} {n:064x} {upstream}stock/ball-{n}.bin") for n in (1, 2, 10)]
+        body = "\n".join(["toy ball 7", *(" ".join(file) for file in files), "end"]).encode()
+        return Arena(
+            Toy("shop", upstream),
+            (Sample(Page("shop", "ball"), body, MEDIA_TYPE, f"{upstream}list/ball"),),
+            look_at_toy,
+            sidecars=(),
+            targets=("list/ball", "files/ball/1.0/ball-1.bin"),
+            ascending=("0.9", "1.0", "2", "10"),
+            equal=(("1.0", "01.0"),),
+            unordered=("", "one", "1.", "1.0+x"),
+            spellings={"Ball": "ball", "a-b": "a-b"},
+            nameless=("", "-", "a--b", "a/b", ".."),
         )

@@ -1,0 +1,151 @@
+"""A kind of registry that exists nowhere: the least that keeps the contract, and unlike PyPI wherever the contract leaves a choice.
+
+A page is text: ``toy <project> <serial>``, then for each file ``<version> <filename> <size> <SHA-256> <url>``, then ``end``. What policy
+forbids is struck off, there are no sidecars, links carry the version, and only plain numbers are versions.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from origin import targets
+from origin.errors import NotFound
+from origin.model import Allow, Digest, Entry, File, Headers, Listing, Page, Resource, Verdict
+
+MEDIA_TYPE = "text/toy"
+
+_NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*", re.IGNORECASE | re.ASCII)
+_VERSION = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})*", re.ASCII)
+_FIRST = re.compile(r"toy (\S{1,64}) ([0-9]{1,18})", re.ASCII)
+_LINE = re.compile(
+    r"([0-9.]{1,64}) ([A-Za-z0-9_][A-Za-z0-9._-]{0,99}) ([0-9]{1,12}) (\S+) (https?://[a-z0-9.:-]+/[A-Za-z0-9./_-]*)", re.ASCII
+)
+
+
+class Toy:
+    """One instance. ``upstream`` ends in ``/``."""
+
+    kind = "toy"
+
+    def __init__(self, name: str, upstream: str) -> None:
+        self.name = name
+        self.upstream = upstream
+
+    def resource(self, method: str, target: str) -> Resource | None:
+        asked = targets.parse(target)
+        if method not in ("GET", "HEAD"):
+            return None
+        match asked.segments:
+            case ("list", project) if _is_name(project):
+                return Page(self.name, project)
+            case ("files", project, version, filename) if _is_name(project) and _VERSION.fullmatch(version):
+                return File(self.name, project, version, filename, "/".join(asked.segments))
+            case _:
+                return None
+
+    def guesses(self, file: File) -> Iterable[File]:
+        return ()
+
+    def variants(self, page: Page) -> tuple[str, ...]:
+        return (MEDIA_TYPE,)
+
+    def negotiate(self, page: Page, accept: str | None, target: str) -> str:
+        return MEDIA_TYPE
+
+    def subject(self, file: File) -> File:
+        return file
+
+    def listing_page(self, file: File) -> Page:
+        return Page(self.name, file.project)
+
+    def locate(self, resource: Page | File, listing: Listing | None) -> str:
+        if isinstance(resource, Page):
+            return f"{self.upstream}list/{resource.project}"
+        entry = self.expected(resource, listing)
+        if entry is None:
+            raise NotFound(resource.filename)
+        return entry.url
+
+    def probe_location(self, file: File, listing: Listing) -> str | None:
+        return None
+
+    def ask(self, page: Page) -> Headers:
+        return (("accept", MEDIA_TYPE),)
+
+    def expected(self, file: File, listing: Listing | None) -> Entry | None:
+        entry = listing.entries.get(file.filename) if listing else None
+        return entry if entry is not None and entry.file == file else None
+
+    def read(self, page: Page, body: bytes, media_type: str, url: str) -> Listing:
+        if media_type != MEDIA_TYPE:
+            raise ValueError(f"unexpected media type {media_type[:64]!r}")
+        first, *lines = body.decode("ascii").split("\n")
+        head = _FIRST.fullmatch(first)
+        if head is None or head[1] != page.project or not lines or lines.pop() != "end":
+            raise ValueError(f"not the whole list of {page.project}")
+        entries: dict[str, Entry] = {}
+        for line in lines:
+            found = _LINE.fullmatch(line)
+            if found is None or not _VERSION.fullmatch(found[1]) or found[2] in entries or {".", ".."} & {*found[5].split("/")}:
+                raise ValueError(f"not a file of {page.project}: {line[:64]!r}")
+            file = File(self.name, page.project, found[1], found[2], f"files/{page.project}/{found[1]}/{found[2]}")
+            entries[file.filename] = Entry(file, found[5], (Digest.parse("sha256", found[4]),), int(found[3]))
+        return Listing(page, entries, body, int(head[2]))
+
+    def reread(self, page: Page, document: bytes) -> Listing:
+        return self.read(page, document, MEDIA_TYPE, "")
+
+    def restrict(self, listing: Listing, verdicts: Mapping[str, Verdict]) -> Listing:
+        forbidden = {version: verdict for version, verdict in verdicts.items() if not isinstance(verdict, Allow)}
+        kept = {name: entry for name, entry in listing.entries.items() if entry.file.version not in forbidden}
+        return replace(_rewritten(listing, kept), restrictions=forbidden)
+
+    def enrich(self, listing: Listing, sidecars: Mapping[str, Digest]) -> Listing:
+        return listing
+
+    def write(self, listing: Listing, media_type: str, base: str | None) -> bytes:
+        return listing.document if base is None else _document(listing, listing.entries, base)
+
+    def headers(self, listing: Listing) -> Headers:
+        return (("x-toy-serial", str(listing.serial)),)
+
+    def amend(self, listing: Listing, keep: Mapping[str, Entry]) -> Listing:
+        return _rewritten(listing, {**listing.entries, **keep})
+
+    def owners(self, listing: Listing) -> Mapping[str, tuple[str, str]]:
+        return {}
+
+    def version_of(self, page: Page) -> str | None:
+        return None
+
+    def version_key(self, version: str) -> object | None:
+        return tuple(map(int, version.split("."))) if _VERSION.fullmatch(version) else None
+
+    def same_but_local(self, version: str) -> str:
+        return version
+
+    def normalise(self, project: str) -> str:
+        if not _NAME.fullmatch(project):
+            raise ValueError(f"not a name: {project[:64]!r}")
+        return project.lower()
+
+    def strict(self, file: File) -> bool:
+        return True
+
+
+def _is_name(project: str) -> bool:
+    return _NAME.fullmatch(project) is not None and project == project.lower()
+
+
+def _rewritten(listing: Listing, entries: Mapping[str, Entry]) -> Listing:
+    return replace(listing, entries=entries, document=_document(listing, entries, None))
+
+
+def _document(listing: Listing, entries: Mapping[str, Entry], base: str | None) -> bytes:
+    lines = [f"toy {listing.page.project} {listing.serial}"]
+    for name, entry in entries.items():
+        url = entry.url if base is None else base + entry.file.path
+        lines.append(f"{entry.file.version} {name} {entry.size} {entry.digests[0].value} {url}")
+    return "\n".join([*lines, "end"]).encode()
