@@ -18,13 +18,13 @@ from origin.control import Command, serve_control
 from origin.http.hot import HotPages
 from origin.http.listen import Limits, Server, open_tcp
 from origin.policy.rules import Rule, parse_rule
-from origin.settings import SettingsError, listen_address
-from origin.watch import identity, watch_rules
+from origin.settings import listen_address
+from origin.watch import watch_rules
 
 from . import clients
 from .mirror import Instance, Mirror
 from .render import Renderings
-from .settings import EdgeSettings, Loaded, ProxySettings, load_rules
+from .settings import EdgeSettings, Loaded, load_rules
 
 log = logging.getLogger("leeward.edge")
 
@@ -39,7 +39,6 @@ def main(loaded: Loaded) -> int:
 
     Raises ``SettingsError``, ``datadir.Locked`` or ``OSError``, each with a sentence for the operator.
     """
-    _require_supported(loaded.settings)
     # Bound before the store is opened: a taken port is the likeliest complaint and should come first.
     listeners = open_tcp(*listen_address(loaded.settings.listen))
     # The loop gives up the interpreter's lock at every system call; with the default of 5 ms it would wait that long for it
@@ -55,16 +54,15 @@ async def serve(
     """Run an edge until cancelled or told to stop by a signal. ``task_status`` gives its base URL once it listens."""
     settings = loaded.settings
     base = _base_url(listeners[0])
-    seen = identity(loaded.config_path) if loaded.config_path is not None else None
     async with open_node(settings.data, settings.registries, settings.upstream, settings.store) as node:
         node.service.set_rules(_rules(settings.rules))
         hot = HotPages(settings.store.memory_bytes)
         server = _server(settings, node, hot)
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_control, settings.data / SOCKET, node.service.commands())
-            if loaded.config_path is not None:
-                path = loaded.config_path
-                nursery.start_soon(watch_rules, path, _load_rules, node.service.set_rules, node.metrics, seen)
+            nursery.start_soon(
+                watch_rules, loaded.watch_path, _load_rules, node.service.set_rules, node.metrics, node.service.rules
+            )
             serving = await nursery.start(_serve, server, listeners)
             nursery.start_soon(_stop_on_signal, server, serving)
             print(clients.how_to(base, settings.registries), flush=True)
@@ -128,22 +126,6 @@ def _base_url(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- recognised, not chosen
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
-
-
-def _require_supported(settings: EdgeSettings) -> None:
-    """Stop rather than run without something that was asked for."""
-    asked = {
-        "origin": settings.origin is not None,
-        "siblings": bool(settings.siblings),
-        "tls": settings.tls.cert is not None,
-        "direct": settings.direct,
-        "proxy": settings.proxy != ProxySettings(),
-    }
-    for name, is_set in asked.items():
-        if is_set:
-            raise SettingsError(
-                f"{name} is set, but this release serves the mirror face over plain HTTP from the registries only"
-            )
 
 
 def _server(settings: EdgeSettings, node: Node, hot: HotPages) -> Server:

@@ -44,6 +44,7 @@ class Renderings:
         self._threads = threads
         self._kept: OrderedDict[Key, Rendered] = OrderedDict()
         self._bytes = 0
+        self._rendering: dict[Key, trio.Lock] = {}
 
     async def render(
         self, registry: Registry, view: PageView, media_type: str, coding: str, base: str | None, *, keep: bool = True
@@ -57,17 +58,29 @@ class Renderings:
             return found
         if len(view.listing.document) <= SMALL_BYTES:
             rendered = _render(registry, view, media_type, coding, base)
-        else:
-            rendered = await trio.to_thread.run_sync(_render, registry, view, media_type, coding, base, limiter=self._threads)
-        if keep:
-            self._keep(key, rendered)
-        return rendered
+            if keep:
+                self._keep(key, rendered)
+            return rendered
+        # One at a time: a hundred clients of a large page must not have it written a hundred times.
+        lock = self._rendering.setdefault(key, trio.Lock())
+        try:
+            async with lock:
+                found = self._kept.get(key)
+                if found is not None and found.validity is view.validity:
+                    return found
+                rendered = await trio.to_thread.run_sync(_render, registry, view, media_type, coding, base, limiter=self._threads)
+                if keep:
+                    self._keep(key, rendered)
+                return rendered
+        finally:
+            if not lock.statistics().tasks_waiting:
+                self._rendering.pop(key, None)
 
     def _keep(self, key: Key, rendered: Rendered) -> None:
         before = self._kept.pop(key, None)
         if before is not None:
             self._bytes -= len(before.body)
-        if len(rendered.body) > self._limit_bytes // 4:
+        if len(rendered.body) > self._limit_bytes // 4 or not rendered.validity.valid:
             return
         self._kept[key] = rendered
         self._bytes += len(rendered.body)

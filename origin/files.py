@@ -282,7 +282,7 @@ class Files:
                 raise
             outcome = "collapsed" if joined else "miss"
             status = "fwd=uri-miss; stored" + ("; collapsed" if joined else "")
-            return Delivery(file, digest, size, Arriving(follower, 0, size), outcome, status)
+            return Delivery(file, digest, size, Arriving(follower, 0, size, until), outcome, status)
         raise Unavailable(f"{file.filename} is still being fetched and checked", flight.estimate_s() or 5)
 
     def _fetch(self, file: File, entry: Entry, binding: Binding | None) -> tuple[Flight[Stored], bool]:

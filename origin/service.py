@@ -19,7 +19,7 @@ from .errors import Corrupt, NotFound, Unavailable
 from .files import Delivery, Files
 from .flights import Flights
 from .metrics import Metrics
-from .model import Clock, File, Hold, Page, Refuse
+from .model import Clock, Digest, File, Hold, Page, Refuse
 from .pages import Pages, PageView
 from .policy.purls import parse_purl
 from .policy.rules import Rule, judge
@@ -68,8 +68,8 @@ class Service:
         self._flights = flights
         self._purging = trio.Lock()
         self._trim_at = 0.0
-        # Worker threads for parsing and hashing: as many as can run beside the event loop's own.
-        threads = trio.CapacityLimiter(4)
+        # Worker threads, apart: a bomb of an archive must not keep pages from being parsed.
+        parsing, unpacking = trio.CapacityLimiter(4), trio.CapacityLimiter(2)
         self.accesses = AccessLog(catalog, metrics)
         self._pages = Pages(
             registries,
@@ -77,7 +77,7 @@ class Service:
             catalog,
             flights,
             clock,
-            threads,
+            parsing,
             self._event,
             slow_s=slow_s,
             removal_confirm_s=removal_confirm_s,
@@ -91,7 +91,7 @@ class Service:
             catalog,
             flights,
             clock,
-            threads,
+            unpacking,
             self._event,
             self.evict,
             serve_removed=serve_removed,
@@ -146,14 +146,14 @@ class Service:
                 await self._write_down()
 
     async def keep_house(self) -> None:
-        """Write down uses and accesses, evict what is over the limit, trim the access ledger."""
-        try:
-            await self._write_down()
-            await self.evict()
-            await self._trim()
-            await self._pages.keep_house()
-        except Unavailable as error:
-            log.warning("house-keeping put off: %s", error)
+        """Write down uses and accesses, evict what is over the limit, trim what only grows. A step that fails is tried again later."""
+        for step in (self._write_down, self.evict, self._trim, self._pages.keep_house):
+            try:
+                await step()
+            except Unavailable as error:
+                log.warning("house-keeping put off: %s", error)
+            except Exception:
+                log.exception("house-keeping failed in %s", step.__name__)
 
     async def _write_down(self) -> None:
         await self._files.flush_uses()
@@ -177,15 +177,28 @@ class Service:
             if need <= 0:
                 return 0
             # What was read a moment ago must not look unused.
-            await self._files.flush_uses()
+            try:
+                await self._files.flush_uses()
+            except Unavailable as error:
+                log.warning("last uses were not written down: %s", error)
             for digest, size in await self._catalog.victims(need):
                 # The row goes first: a crash in between leaves an unreferenced blob for gc, never a row without its blob.
-                await self._catalog.drop(digest)
+                await self._drop(digest)
                 await self._blobs.delete(digest)
+                if await self._catalog.held(digest) is not None:
+                    # The same bytes were bound under another name meanwhile: their row must not outlive them.
+                    await self._drop(digest)
                 freed += size
         self.metrics.evicted_bytes.inc(freed)
         log.info("evicted %d bytes", freed)
         return freed
+
+    async def _drop(self, digest: Digest) -> None:
+        """Take a holding's row away. On a disk so full that not even that can be written, the blob goes first: room comes before rows."""
+        try:
+            await self._catalog.drop(digest)
+        except Unavailable as error:
+            log.warning("a row outlives its blob: %s", error)
 
     # ---- for operators
 

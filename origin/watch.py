@@ -33,27 +33,46 @@ async def watch_rules(
     load: Callable[[Path], Sequence[Rule]],
     apply: Callable[[Sequence[Rule]], None],
     metrics: Metrics,
-    seen: Identity,
+    rules: Sequence[Rule],
 ) -> None:
-    """Apply ``load(path)`` after each change of the file, until cancelled.
+    """Apply ``load(path)`` after each change of the file, until cancelled. ``rules`` are those in force at the start.
 
-    ``seen`` is the identity of what is in force. A file that is gone or that ``load`` refuses (``ValueError``) leaves the rules as they
-    are: dropping a refusal must be somebody's decision, not an accident of an editor.
+    A file that is gone, empty or refused by ``load`` (``ValueError``) leaves the rules as they are: dropping a refusal must be somebody's
+    decision, not an accident of an editor. For the same reason a file is read only once it has kept still for an interval: many
+    programs write by truncating first, and a file cut between two tables is valid and has fewer rules.
     """
+    in_force = tuple(rules)
+    seen: Identity | None = None
+    read: Identity | None = None
+    existed = identity(path) is not None
     while True:
-        await trio.sleep(INTERVAL_S)
         now = identity(path)
-        if now == seen:
-            continue
+        if now == seen and now != read:
+            read = now
+            try:
+                found = _load(path, load, now)
+            except (ValueError, OSError) as error:
+                if existed:
+                    metrics.rules_invalid.set(1)
+                    log.warning("the rules stay as they were: %s", error)
+            else:
+                existed = True
+                metrics.rules_invalid.set(0)
+                if found is not None and found != in_force:
+                    apply(found)
+                    in_force = found
+                    log.info("%d rules are in force", len(found))
+                elif found is None:
+                    read = None
         seen = now
-        try:
-            if now is None:
-                raise ValueError(f"{path}: the file is gone")
-            rules = load(path)
-        except (ValueError, OSError) as error:
-            metrics.rules_invalid.set(1)
-            log.warning("the rules stay as they were: %s", error)
-            continue
-        apply(rules)
-        metrics.rules_invalid.set(0)
-        log.info("%d rules are in force", len(rules))
+        await trio.sleep(INTERVAL_S)
+
+
+def _load(path: Path, load: Callable[[Path], Sequence[Rule]], before: Identity) -> tuple[Rule, ...] | None:
+    """The rules in the file; None if it changed while it was read. Raises ``ValueError`` or ``OSError``."""
+    if before is None:
+        raise ValueError(f"{path}: the file is gone")
+    if before[2] == 0:
+        raise ValueError(f"{path}: the file is empty")
+    rules = tuple(load(path))
+    return rules if identity(path) == before else None
