@@ -9,6 +9,7 @@ import sys
 import time
 from functools import partial
 
+import pytest
 import trio
 
 from tests.downloads import Download
@@ -16,6 +17,8 @@ from tests.fakes import FakePyPI
 from tests.harness import Edge
 from tests.stage import StartEdge
 from tests.wheels import MB, Shelf
+
+pytestmark = pytest.mark.alone
 
 READERS = 1000
 
