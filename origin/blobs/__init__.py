@@ -43,7 +43,7 @@ class Spool(Protocol):
 
 
 class BlobStore(Protocol):
-    """Blobs by digest. Safe to use from many tasks."""
+    """Blobs by digest. Safe to use from many tasks. A store that fails raises ``Unavailable`` from any method, and nothing else."""
 
     async def spool(self, algorithms: Sequence[str] = (), size: int | None = None) -> Spool:
         """Begin a spool, reserving ``size`` bytes (unknown: in steps). When the disk admits nothing it is held in memory instead.
@@ -73,7 +73,7 @@ class BlobStore(Protocol):
         ...
 
     async def delete(self, digest: Digest) -> bool:
-        """Remove it; readers that have it open go on. False if it was not here."""
+        """Remove it; readers that have it open go on. False if it was not here, or is being adopted at this moment: then it stays."""
         ...
 
     async def verify(self, digest: Digest) -> bool:

@@ -38,7 +38,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn, Protocol, cast
 
@@ -67,6 +67,9 @@ SUSPECT_S = 30.0
 """How long a disk that failed for another reason is left alone."""
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""The process's or the machine's trouble, which says nothing about the disk or what is on it."""
+
 HEX = "0123456789abcdef"
 STATES = ("normal", "pressure", "no-admit", "read-only")
 
@@ -96,13 +99,22 @@ class Room:
     inodes: int
 
 
+@dataclass(slots=True)
+class Turn:
+    """Who changes one blob's name now, the others waiting in order. ``adoptions`` counts those that succeeded meanwhile."""
+
+    lock: trio.Lock = field(default_factory=trio.Lock)
+    adoptions: int = 0
+
+
 class DiskBlobs:
     """A ``BlobStore`` on a local file system. The data directory's lock makes this process its only writer.
 
     ``limit_bytes`` bounds what is held (None: by the disk alone): above ``high_water`` of it is ``pressure``, down to ``low_water``; at
     the limit itself nothing is admitted. ``memory_bytes`` bounds the spools held in memory. ``reserve_bytes`` is what is left free for
     others, the catalogue first among them (default 2 % of the disk, at most 1 GiB). Call ``sweep`` once before anything else:
-    it counts what is held. ``clock`` gives monotonic seconds. Raises ``Unusable`` if the disk refuses from the start.
+    it counts what is held. ``clock`` gives monotonic seconds. Raises ``Unusable`` if the disk refuses from the start; afterwards
+    every failure of the disk is ``Unavailable``, never a bare ``OSError``.
     """
 
     def __init__(
@@ -148,6 +160,7 @@ class DiskBlobs:
         self._open: dict[str, int] = {}
         self._lingering: dict[str, int] = {}
         self._live: set[str] = set()
+        self._turns: dict[str, Turn] = {}
         self._short = 0
         self._short_until = self._full_until = self._suspect_until = -1.0
         self._serials = itertools.count()
@@ -211,14 +224,16 @@ class DiskBlobs:
             raise Unavailable(f"No spool could be opened: {error.strerror}") from error
         return DiskSpool(self, hashes, fd, None, size, known=True)
 
-    def _take_memory(self, size: int) -> None:
+    def _take_memory(self, more: int, before: int = 0) -> None:
+        """Count ``more`` bytes for a spool in memory that has ``before``. Raises ``Unavailable`` beyond the bound over all of them."""
         # Followers that still read a discarded spool hold its memory a little longer than this counts.
-        if self._in_memory + size > self.memory_bytes:
-            raise Unavailable(
-                f"The store is {self.state()} and the {self.memory_bytes >> 20} MiB of memory for passing files through are taken",
-                10,
-            )
-        self._in_memory += size
+        room = f"the {self.memory_bytes / (1 << 20):.4g} MiB of memory for passing files through (store.spool_memory)"
+        if before + more > self.memory_bytes:
+            size = f"{(before + more) / (1 << 20):.4g} MiB or more"
+            raise Unavailable(f"The store is {self.state()} and a file of {size} exceeds {room}", 30)
+        if self._in_memory + more > self.memory_bytes:
+            raise Unavailable(f"The store is {self.state()} and {room} are taken", 10)
+        self._in_memory += more
 
     def _create(self, want: int) -> tuple[int, str] | None:
         """In a thread: a temporary file with ``want`` bytes allocated; None if the disk does not admit them."""
@@ -237,7 +252,7 @@ class DiskBlobs:
         try:
             allocate(fd, 0, want)
         except OSError as error:
-            os.close(fd)
+            close_quietly(fd)
             self._unlink_temporary(path)
             self._note_failure(error)
             return None
@@ -268,12 +283,28 @@ class DiskBlobs:
         if not spool.durable:
             raise Unavailable(f"The store is {self.state()}: the file was passed through and not stored", 10)
         spool.check_usable()
-        await trio.to_thread.run_sync(self._settle, spool, digest, limiter=self._syncs)
-        self._reserved -= spool.allocated
-        spool.allocated = 0
-        spool.adopted = digest
-        self._open[digest.value] = self._open.get(digest.value, 0) + 1
+        async with self._alone(digest.value) as turn:
+            if spool.adopted == digest:
+                return
+            await trio.to_thread.run_sync(self._settle, spool, digest, limiter=self._syncs)
+            turn.adoptions += 1
+            self._reserved -= spool.allocated
+            spool.allocated = 0
+            spool.adopted = digest
+            self._open[digest.value] = self._open.get(digest.value, 0) + 1
         self._report()
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[Turn]:
+        """Be the only one to change this blob's name, files and ledger alike. Turns are taken in the order of asking."""
+        turn = self._turns.setdefault(name, Turn())
+        try:
+            async with turn.lock:
+                yield turn
+        finally:
+            # Trio's lock passes straight to the next who waits: one that is free has nobody.
+            if not turn.lock.locked():
+                self._turns.pop(name, None)
 
     def _settle(self, spool: DiskSpool, digest: Digest) -> None:
         """In a thread: the sequence of the module's docstring, from ``ftruncate`` on."""
@@ -336,28 +367,39 @@ class DiskBlobs:
 
     def open_nowait(self, digest: Digest) -> Span | None:
         """An open descriptor over the whole blob, or None. Raises ``Unavailable`` if the disk fails or descriptors run out."""
-        fd = self._open_file(self._path(digest))
-        return None if fd is None else Opened(fd, os.fstat(fd).st_size, self, digest.value)
+        found = self._open_file(self._path(digest))
+        return None if found is None else Opened(*found, self, digest.value)
 
     async def open(self, digest: Digest) -> Span | None:
         """As ``open_nowait``, with the opening in a thread."""
-        fd = await trio.to_thread.run_sync(self._open_file, self._path(digest), limiter=self._reads)
-        return None if fd is None else Opened(fd, os.fstat(fd).st_size, self, digest.value)
+        found = await trio.to_thread.run_sync(self._open_file, self._path(digest), limiter=self._reads)
+        return None if found is None else Opened(*found, self, digest.value)
 
-    def _open_file(self, path: str) -> int | None:
+    def _open_file(self, path: str) -> tuple[int, int] | None:
+        """A descriptor and its file's size in bytes, None if there is no such file."""
+        fd = -1
         try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            return fd, os.fstat(fd).st_size
         except FileNotFoundError:
             return None
         except OSError as error:
+            if fd >= 0:
+                close_quietly(fd)
             raise Unavailable(f"A stored file cannot be opened: {error.strerror}") from error
 
     async def size(self, digest: Digest) -> int | None:
         """Size in bytes, None if it is not here."""
-        return await trio.to_thread.run_sync(size_of, self._path(digest), limiter=self._reads)
+        return await trio.to_thread.run_sync(self._size, self._path(digest), limiter=self._reads)
+
+    def _size(self, path: str) -> int | None:
+        try:
+            return size_of(path)
+        except OSError as error:
+            raise Unavailable(f"A stored file cannot be looked at: {error.strerror}") from error
 
     async def verify(self, digest: Digest) -> bool:
-        """Hash the blob again; False if missing, unreadable or different."""
+        """Hash the blob again; False if missing, unreadable or different. Raises ``Unavailable`` if descriptors run out."""
         return await trio.to_thread.run_sync(self._verify, digest, limiter=self._walks)
 
     def _verify(self, digest: Digest) -> bool:
@@ -368,6 +410,8 @@ class DiskBlobs:
                 while count := file.readinto(buffer):
                     actual.update(buffer[:count])
         except OSError as error:
+            if error.errno in SHORTAGES:
+                raise Unavailable(f"A stored file cannot be read now: {error.strerror}") from error
             if error.errno != errno.ENOENT:
                 log.warning("blob %s cannot be read: %s", digest, error.strerror)
             return False
@@ -375,21 +419,39 @@ class DiskBlobs:
 
     async def digests(self) -> AsyncIterator[Digest]:
         """All blobs here, in no order, listed in a thread a thousand at a time."""
-        names = (entry.name for first in scan(self._names) for entry, known in self._walk(first) if known)
-        while batch := await trio.to_thread.run_sync(list, itertools.islice(names, 1000), limiter=self._walks):
+        names = self._blob_names()
+        while batch := await trio.to_thread.run_sync(self._next_names, names, limiter=self._walks):
             for name in batch:
                 yield Digest("sha256", name)
+
+    def _blob_names(self) -> Iterator[str]:
+        for first in scan(self._names):
+            yield from (entry.name for entry, known in self._walk(first) if known)
+
+    def _next_names(self, names: Iterator[str]) -> list[str]:
+        try:
+            return list(itertools.islice(names, 1000))
+        except OSError as error:
+            raise Unavailable(f"The stored files cannot be listed: {error.strerror}") from error
 
     # ---- removal
 
     async def delete(self, digest: Digest) -> bool:
-        """Remove it; readers that have it open go on, and their bytes count against the limit until they close."""
+        """Remove it; readers that have it open go on, and their bytes count against the limit until they close.
+
+        One that was adopted while this waited for its turn stays, and the answer is False: somebody wants it since.
+        """
         path = self._path(digest)
-        size = await trio.to_thread.run_sync(self._remove, digest.value, path, limiter=self._writes)
-        if size is None:
-            return False
-        if self._open.get(digest.value):
-            self._lingering[digest.value] = self._lingering.get(digest.value, 0) + size
+        turn = self._turns.get(digest.value)
+        before = 0 if turn is None else turn.adoptions
+        async with self._alone(digest.value) as turn:
+            if turn.adoptions != before:
+                return False
+            size = await trio.to_thread.run_sync(self._remove, digest.value, path, limiter=self._writes)
+            if size is None:
+                return False
+            if self._open.get(digest.value):
+                self._lingering[digest.value] = self._lingering.get(digest.value, 0) + size
         self._full_until = -1.0
         self._short = max(0, self._short - size)
         self._report()
@@ -398,10 +460,10 @@ class DiskBlobs:
     def _remove(self, name: str, path: str, aside: str | None = None) -> int | None:
         """In a thread: take the name away, or move it ``aside``. The size in bytes, None if it was not here."""
         with self._naming:
-            size = size_of(path)
-            if size is None:
-                return None
             try:
+                size = size_of(path)
+                if size is None:
+                    return None
                 if aside is None:
                     os.unlink(path)
                 else:
@@ -415,45 +477,71 @@ class DiskBlobs:
             self._held_bytes -= size
             self._held_blobs -= 1
         # Not synced: a deletion that a crash undoes leaves a blob that still matches its name.
-        self._room = self._measure()
+        try:
+            self._room = self._measure()
+        except OSError as error:
+            # It is gone all the same; what is left is measured again by the next who needs to know.
+            self._note_failure(error)
         return size
 
     async def quarantine(self, digest: Digest) -> None:
-        """Move the blob to ``quarantine/<hex>``, numbered if one is there already. A no-op if it is not here."""
-        await trio.to_thread.run_sync(self._quarantine, digest, limiter=self._writes)
+        """Move the blob to ``quarantine/<hex>``, numbered if one is there already. A no-op if it is not here.
+
+        Sound bytes that were adopted under its name while this waited for its turn stay.
+        """
+        turn = self._turns.get(digest.value)
+        before = 0 if turn is None else turn.adoptions
+        async with self._alone(digest.value) as turn:
+            if turn.adoptions == before:
+                await trio.to_thread.run_sync(self._quarantine, digest, limiter=self._writes)
         self._report()
 
     def _quarantine(self, digest: Digest) -> None:
-        aside = unused(self.root / "quarantine", digest.value)
+        try:
+            aside = unused(self.root / "quarantine", digest.value)
+        except OSError as error:
+            self._note_failure(error)
+            raise Unavailable(f"The stored file {digest} cannot be quarantined: {error.strerror}") from error
         self._remove(digest.value, self._path(digest), aside)
 
     async def sweep(self) -> int:
         """Delete temporaries that no spool owns, move unknown files to ``lost+found/``, count what is held.
 
-        Returns how many files were removed or moved. The count is taken only if no blob came or went meanwhile.
+        Returns how many files were removed or moved. The count is taken only if no blob came or went meanwhile. A directory that
+        cannot be read is told in the log and passed over: what is in it is still served where it can be.
         """
         removed = await trio.to_thread.run_sync(self._sweep, limiter=self._walks)
         self._report()
         return removed
 
     def _sweep(self) -> int:
-        removed = 0
-        for entry in scan(self._temporaries):
+        removed = size = count = 0
+        generation = self._generation
+        for entry in self._scan_or_warn(self._temporaries):
             if entry.path not in self._live:
                 self._unlink_temporary(entry.path)
                 removed += 1
-        generation, size, count = self._generation, 0, 0
-        for first in scan(self._names):
-            for entry, known in self._walk(first):
-                if not known:
-                    removed += self._lose(entry.path)
-                elif (found := size_of(entry.path)) is not None:
-                    size += found
-                    count += 1
+        for first in self._scan_or_warn(self._names):
+            try:
+                for entry, known in self._walk(first):
+                    if not known:
+                        removed += self._lose(entry.path)
+                    elif (found := size_of(entry.path)) is not None:
+                        size += found
+                        count += 1
+            except OSError as error:
+                log.warning("the stored files in %s cannot be counted: %s", first.path, error.strerror)
         with self._naming:
             if generation == self._generation:
                 self._held_bytes, self._held_blobs = size, count
         return removed
+
+    def _scan_or_warn(self, path: str) -> list[os.DirEntry[str]]:
+        try:
+            return scan(path)
+        except OSError as error:
+            log.warning("%s cannot be swept: %s", path, error.strerror)
+            return []
 
     def _lose(self, path: str) -> bool:
         """Move what should not be there to ``lost+found``; False if the disk refuses."""
@@ -549,7 +637,7 @@ class DiskBlobs:
         """Remember why the disk refused. May run in a thread: each is one assignment."""
         if error.errno in NO_ROOM:
             self._full_until = self._clock() + FULL_S
-        elif error.errno not in (errno.EMFILE, errno.ENFILE):
+        elif error.errno not in SHORTAGES:
             self._suspect_until = self._clock() + SUSPECT_S
 
     def _note_closed(self, name: str) -> None:
@@ -664,7 +752,7 @@ class DiskSpool:
         self.check_usable()
         grow_to = max(self.allocated, self._written + len(data))
         if self.path is None:
-            self.blobs._take_memory(grow_to - self.allocated)
+            self.blobs._take_memory(grow_to - self.allocated, self.allocated)
             self.allocated = grow_to
             grow_to = 0
         elif grow_to > self.allocated:
@@ -691,7 +779,8 @@ class DiskSpool:
                 left, offset = left[count:], offset + count
         except OSError as error:
             self.condemn(f"writing it failed: {error.strerror}")
-            self.blobs._note_failure(error)
+            if self.path is not None:
+                self.blobs._note_failure(error)
             self._refuse(error)
         for each in self._hashes.values():
             each.update(data)
@@ -699,6 +788,8 @@ class DiskSpool:
         self._written = offset
 
     def _refuse(self, error: OSError) -> NoReturn:
+        if self.path is None:
+            raise Unavailable(f"The memory for passing files through failed: {error.strerror}", 10) from error
         if error.errno in NO_ROOM:
             raise Unavailable("The disk is full", 10) from error
         raise Unavailable(f"The disk failed: {error.strerror}", 30) from error
@@ -715,7 +806,7 @@ class DiskSpool:
             await trio.to_thread.run_sync(self._dispose, fd, path, limiter=self.blobs._writes)
 
     def _dispose(self, fd: int, path: str | None) -> None:
-        os.close(fd)
+        close_quietly(fd)
         if path is not None:
             self.blobs._unlink_temporary(path)
 
@@ -734,7 +825,7 @@ class DiskSpool:
     def __del__(self) -> None:
         fd = self._release()
         if fd >= 0:
-            os.close(fd)
+            close_quietly(fd)
             if self.adopted is None:
                 if self.path is not None:
                     self.blobs._unlink_temporary(self.path)
@@ -749,6 +840,14 @@ def allocate(fd: int, offset: int, count: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor whose bytes are no longer needed, or durable already: then a failure is only worth telling."""
+    try:
+        os.close(fd)
+    except OSError as error:
+        log.warning("a file of the store was not closed well: %s", error.strerror)
 
 
 def sync_directory(path: str) -> None:
@@ -785,7 +884,8 @@ def scan(path: str) -> list[os.DirEntry[str]]:
 
 def unused(directory: Path, name: str) -> str:
     """A path in ``directory`` (made if missing) that nothing has yet: ``name``, or ``name.1``, ``name.2``…"""
-    directory.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
     path = directory / name
     for number in itertools.count(1):
         if not os.path.lexists(path):

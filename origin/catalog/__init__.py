@@ -16,6 +16,9 @@ from typing import Protocol
 
 from ..model import Change, Digest, File, Page, Stamp
 
+ABSENT = (404, 410)
+"""The statuses of a clean absence."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
@@ -74,13 +77,21 @@ class Access:
 
 
 class Catalog(Protocol):
-    """Safe to use from many tasks. Every method is one transaction; those that change something return once it is durable."""
+    """Safe to use from many tasks. Every method is one transaction; those that change something return once it is durable.
+
+    A catalogue that fails raises ``Unavailable`` from any method, and, but for ``Rebound``, nothing else.
+    """
 
     # -- pages
-    async def answer(self, page: Page) -> StoredAnswer | None: ...
+    async def answer(self, page: Page) -> StoredAnswer | None:
+        """What is held of a page. One that is held but damaged counts as not held, until it is published again."""
+        ...
 
     async def publish(self, answer: StoredAnswer) -> int:
-        """Store an answer and its feed line; returns its revision, one more than the page's last (``answer.stamp.revision`` is ignored)."""
+        """Store an answer and its feed line; returns its revision, one more than the page's last (``answer.stamp.revision`` is ignored).
+
+        An absence over an absence of the same status is no news: the revision stays, and no line is written.
+        """
         ...
 
     async def renew(self, page: Page, stamp: Stamp, received_at: float) -> None:
@@ -89,6 +100,17 @@ class Catalog(Protocol):
 
     async def expire(self, registry: str, project: str) -> int:
         """Make every page of a project stale at once; returns how many were held."""
+        ...
+
+    async def views(self, registry: str, project: str) -> Sequence[Page]:
+        """Every page held of a project, absences too, sorted by view."""
+        ...
+
+    async def trim_absences(self, before: float, keep: int) -> int:
+        """Forget absences received before ``before`` (UTC seconds) and all but the newest ``keep``; returns how many went.
+
+        No page gets a revision again that it had before.
+        """
         ...
 
     async def projects(self, registry: str) -> Sequence[str]:
@@ -138,7 +160,17 @@ class Catalog(Protocol):
     async def held_bytes(self) -> int: ...
 
     # -- feed, events, access, memory
-    async def changes(self, after: int, limit: int = 1000) -> Sequence[Change]: ...
+    async def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
+        """The lines beyond serial ``after``, oldest first. Some are missing if ``after + 1 < oldest_change()``."""
+        ...
+
+    async def oldest_change(self) -> int:
+        """The serial of the oldest line kept; of the first to come if there is none."""
+        ...
+
+    async def trim_changes(self, keep: int) -> int:
+        """Forget all lines but the newest ``keep`` (and never the last one, so that serials go on); returns how many went."""
+        ...
 
     async def record_event(self, event: Event) -> None: ...
 

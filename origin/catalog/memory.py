@@ -9,7 +9,7 @@ import trio
 
 from ..errors import Rebound, Unavailable
 from ..model import Change, Digest, File, Page, Stamp
-from . import Access, Binding, Event, StoredAnswer
+from . import ABSENT, Access, Binding, Event, StoredAnswer
 
 
 @dataclass(slots=True)
@@ -30,6 +30,7 @@ class MemoryCatalog:
         self._bindings: dict[str, Binding] = {}
         self._holdings: dict[Digest, Holding] = {}
         self._changes: list[Change] = []
+        self._floor = 0
         self._events: list[Event] = []
         self._accesses: list[Access] = []
         self._memory: dict[str, str] = {}
@@ -42,7 +43,8 @@ class MemoryCatalog:
             raise Unavailable("The catalogue is closed")
 
     def _add_change(self, resource: str, digest: Digest | None = None) -> None:
-        self._changes.append(Change(len(self._changes) + 1, resource, digest))
+        serial = self._changes[-1].serial + 1 if self._changes else 1
+        self._changes.append(Change(serial, resource, digest))
 
     async def answer(self, page: Page) -> StoredAnswer | None:
         await self._begin()
@@ -51,10 +53,12 @@ class MemoryCatalog:
     async def publish(self, answer: StoredAnswer) -> int:
         await self._begin()
         last = self._answers.get(answer.page.key)
-        revision = 1 if last is None else last.stamp.revision + 1
+        news = last is None or last.status != answer.status or answer.status not in ABSENT
+        revision = (self._floor if last is None else last.stamp.revision) + news
         stamp = Stamp(answer.stamp.fresh_until, answer.stamp.stale_until, revision)
         self._answers[answer.page.key] = replace(answer, stamp=stamp)
-        self._add_change(answer.page.key)
+        if news:
+            self._add_change(answer.page.key)
         return revision
 
     async def renew(self, page: Page, stamp: Stamp, received_at: float) -> None:
@@ -71,6 +75,23 @@ class MemoryCatalog:
             stamp = Stamp(min(each.stamp.fresh_until, 0.0), each.stamp.stale_until, each.stamp.revision)
             self._answers[each.page.key] = replace(each, stamp=stamp)
         return len(found)
+
+    async def views(self, registry: str, project: str) -> Sequence[Page]:
+        await self._begin()
+        pages = (each.page for each in self._answers.values())
+        return sorted(
+            (page for page in pages if (page.registry, page.project) == (registry, project)), key=lambda page: page.view
+        )
+
+    async def trim_absences(self, before: float, keep: int) -> int:
+        await self._begin()
+        absences = [each for each in self._answers.values() if each.status in ABSENT]
+        absences.sort(key=lambda each: (each.received_at, each.page.key), reverse=True)
+        old = [each for number, each in enumerate(absences) if number >= keep or each.received_at < before]
+        for each in old:
+            self._floor = max(self._floor, each.stamp.revision)
+            del self._answers[each.page.key]
+        return len(old)
 
     async def projects(self, registry: str) -> Sequence[str]:
         await self._begin()
@@ -147,7 +168,17 @@ class MemoryCatalog:
 
     async def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
         await self._begin()
-        return self._changes[after : after + limit]
+        return [each for each in self._changes if each.serial > after][:limit]
+
+    async def oldest_change(self) -> int:
+        await self._begin()
+        return self._changes[0].serial if self._changes else 1
+
+    async def trim_changes(self, keep: int) -> int:
+        await self._begin()
+        gone = max(0, len(self._changes) - max(1, keep))
+        del self._changes[:gone]
+        return gone
 
     async def record_event(self, event: Event) -> None:
         await self._begin()

@@ -27,7 +27,7 @@ import zstandard
 
 from ..errors import Rebound, Unavailable, Unusable
 from ..model import Change, Digest, File, Page, Stamp, Verdict
-from . import Access, Binding, Event, StoredAnswer
+from . import ABSENT, Access, Binding, Event, StoredAnswer
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ QUICK_CHECK_BYTES = 256 << 20
 """Databases up to this size are read through when opened, about half a second; of larger ones only the schema is."""
 
 SELECT_BINDINGS = "SELECT registry, project, version, filename, path, digest, size, bound_at, aliases, media_type FROM bindings"
+
+NEVER = float("-inf")
 
 _verdicts: msgspec.json.Decoder[Verdict] = msgspec.json.Decoder(Verdict)
 
@@ -106,14 +108,17 @@ class SqliteCatalog:
                 await trio.to_thread.run_sync(self._close, limiter=self._writing)
 
     def _close(self) -> None:
-        for _ in range(int(self._reading.total_tokens)):
-            self._readers.get().close()
+        readers = [self._readers.get() for _ in range(int(self._reading.total_tokens))]
         try:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
             # The log is replayed at the next open: nothing is lost.
             log.warning("the catalogue's log could not be folded in: %s", error)
-        self._writer.close()
+        for connection in (*readers, self._writer):
+            try:
+                connection.close()
+            except sqlite3.Error as error:
+                log.warning("the catalogue was not closed well: %s", error)
 
     # ---- transactions
 
@@ -127,7 +132,7 @@ class SqliteCatalog:
         connection = self._readers.get()
         try:
             return operation(connection)
-        except sqlite3.Error as error:
+        except Exception as error:
             raise translated(error) from error
         finally:
             self._readers.put(connection)
@@ -161,6 +166,9 @@ class SqliteCatalog:
             return
         connection = self._writer
         try:
+            if connection.in_transaction:
+                # The last one failed, and could not be undone then.
+                connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             for write in batch:
                 self._run(connection, write)
@@ -169,8 +177,9 @@ class SqliteCatalog:
             if connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
+            failure = translated(error) if isinstance(error, sqlite3.Error) else Unavailable("The catalogue failed", 30)
             for write in batch:
-                write.error = translated(error) if isinstance(error, sqlite3.Error) else Unavailable("The catalogue failed")
+                write.error = failure
             if not isinstance(error, sqlite3.Error):
                 raise
         finally:
@@ -182,7 +191,7 @@ class SqliteCatalog:
         try:
             write.result = write.operation(connection)
         except Exception as error:
-            write.error = translated(error) if isinstance(error, sqlite3.Error) else error
+            write.error = translated(error)
             if not connection.in_transaction:
                 # SQLite itself gave up the whole transaction (full disk, I/O error): so must everybody in it.
                 raise
@@ -196,7 +205,7 @@ class SqliteCatalog:
     # ---- pages
 
     async def answer(self, page: Page) -> StoredAnswer | None:
-        """What is held of a page, its document unpacked."""
+        """What is held of a page, its document unpacked; None too for one that is damaged."""
 
         def read(connection: sqlite3.Connection) -> StoredAnswer | None:
             row = connection.execute(
@@ -206,30 +215,43 @@ class SqliteCatalog:
             ).fetchone()
             if row is None:
                 return None
-            status, document, media_type, fresh_until, stale_until, revision, *rest = row
-            return StoredAnswer(page, status, unpacked(document), media_type, Stamp(fresh_until, stale_until, revision), *rest)
+            status, stored, media_type, fresh_until, stale_until, revision, *rest = row
+            document = unpacked(stored)
+            if document is None:
+                log.warning("the stored page %s is damaged: it counts as not held until it is fetched again", page.key)
+                return None
+            return StoredAnswer(page, status, document, media_type, Stamp(fresh_until, stale_until, revision), *rest)
 
         return await self._read(read)
 
     async def publish(self, answer: StoredAnswer) -> int:
-        """Store an answer and its feed line; returns its revision."""
+        """Store an answer and its feed line, unless it is an absence known already; returns its revision."""
         page, stamp = answer.page, answer.stamp
         document = await trio.to_thread.run_sync(packed, answer.document, limiter=self._packing)
         validators = (answer.etag, answer.last_modified, answer.serial)
         rest = (answer.received_at, answer.media_type, *validators, answer.vanishing_since, document)
 
         def write(connection: sqlite3.Connection) -> int:
-            ((revision,),) = connection.execute(
+            last = connection.execute("SELECT status, revision FROM answers WHERE key = ?", (page.key,)).fetchone()
+            if last is None:
+                last = (None, *connection.execute("SELECT revision FROM trimmed").fetchone())
+            news = last[0] != answer.status or answer.status not in ABSENT
+            revision = int(last[1]) + news
+            connection.execute(
                 "INSERT INTO answers (key, registry, project, view, status, revision, fresh_until, stale_until, received_at, media_type,"
-                " etag, last_modified, serial, vanishing_since, document) VALUES (?, ?, ?, ?, ?, 1, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (key) DO UPDATE SET status = excluded.status, revision = revision + 1, fresh_until = excluded.fresh_until,"
-                " stale_until = excluded.stale_until, received_at = excluded.received_at, media_type = excluded.media_type,"
-                " etag = excluded.etag, last_modified = excluded.last_modified, serial = excluded.serial,"
-                " vanishing_since = excluded.vanishing_since, document = excluded.document RETURNING revision",
-                (page.key, page.registry, page.project, page.view, answer.status, stamp.fresh_until, stamp.stale_until, *rest),
-            ).fetchall()
-            add_change(connection, page.key)
-            return int(revision)
+                " etag, last_modified, serial, vanishing_since, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (key) DO UPDATE SET status = excluded.status, revision = excluded.revision,"
+                " fresh_until = excluded.fresh_until, stale_until = excluded.stale_until, received_at = excluded.received_at,"
+                " media_type = excluded.media_type, etag = excluded.etag, last_modified = excluded.last_modified,"
+                " serial = excluded.serial, vanishing_since = excluded.vanishing_since, document = excluded.document",
+                (
+                    page.key, page.registry, page.project, page.view, answer.status, revision, stamp.fresh_until, stamp.stale_until,
+                    *rest,
+                ),
+            )  # fmt: skip
+            if news:
+                add_change(connection, page.key)
+            return revision
 
         return await self._write(write)
 
@@ -251,6 +273,43 @@ class SqliteCatalog:
                 ).rowcount
             )
         )
+
+    async def views(self, registry: str, project: str) -> Sequence[Page]:
+        """Every page held of a project, absences too, sorted by view."""
+        return await self._read(
+            lambda connection: [
+                Page(registry, project, view)
+                for (view,) in connection.execute(
+                    "SELECT view FROM answers WHERE registry = ? AND project = ? ORDER BY view", (registry, project)
+                )
+            ]
+        )
+
+    async def trim_absences(self, before: float, keep: int) -> int:
+        """Forget absences received before ``before`` (UTC seconds) and all but the newest ``keep``; returns how many went."""
+
+        # The condition is word for word that of an index, which is used only then.
+        def read(connection: sqlite3.Connection) -> tuple[float, str] | None:
+            newest_to_go: tuple[float, str] | None = connection.execute(
+                "SELECT received_at, key FROM answers WHERE status IN (404, 410) ORDER BY received_at DESC, key DESC LIMIT 1 OFFSET ?",
+                (keep,),
+            ).fetchone()
+            return newest_to_go
+
+        def write(connection: sqlite3.Connection) -> int:
+            # What was received again meanwhile is later than the cut.
+            revisions = connection.execute(
+                "DELETE FROM answers WHERE key IN (SELECT key FROM answers WHERE status IN (404, 410)"
+                " AND (received_at < ?1 OR (received_at, key) <= (?2, ?3)) ORDER BY received_at, key LIMIT ?4) RETURNING revision",
+                (before, *cut, TRIM_ROWS),
+            ).fetchall()
+            if revisions:
+                # A page that comes back is numbered beyond all that went: nobody may take it for what it was.
+                connection.execute("UPDATE trimmed SET revision = max(revision, ?)", max(revisions))
+            return len(revisions)
+
+        cut = await self._read(read) or (NEVER, "")
+        return await self._until_none_is_left(write)
 
     async def projects(self, registry: str) -> Sequence[str]:
         """The projects whose listing is held with status 200, sorted."""
@@ -414,6 +473,27 @@ class SqliteCatalog:
             ]
         )
 
+    async def oldest_change(self) -> int:
+        """The serial of the oldest line kept; of the first to come if there is none."""
+        return await self._read(
+            lambda connection: int(connection.execute("SELECT coalesce(min(serial), 1) FROM changes").fetchone()[0])
+        )
+
+    async def trim_changes(self, keep: int) -> int:
+        """Forget all lines of the feed but the newest ``keep``, and never the last one; returns how many went."""
+
+        def write(connection: sqlite3.Connection) -> int:
+            return connection.execute(
+                "DELETE FROM changes WHERE serial IN (SELECT serial FROM changes WHERE serial <= ? ORDER BY serial LIMIT ?)",
+                (newest - max(1, keep), TRIM_ROWS),
+            ).rowcount
+
+        # Read once: lines that come while this runs are kept on top of ``keep``.
+        newest = await self._read(
+            lambda connection: int(connection.execute("SELECT coalesce(max(serial), 0) FROM changes").fetchone()[0])
+        )
+        return await self._until_none_is_left(write)
+
     async def record_event(self, event: Event) -> None:
         """Keep an event; the newest ``EVENTS_KEPT`` stay."""
 
@@ -472,9 +552,15 @@ class SqliteCatalog:
             ).rowcount
 
         cut = await self._read(read)
+        return await self._until_none_is_left(write)
+
+    async def _until_none_is_left(self, write: Callable[[sqlite3.Connection], int]) -> int:
+        """Run a write that deletes at most ``TRIM_ROWS`` until it finds nothing; returns how many went."""
         gone = 0
         while count := await self._write(write):
             gone += count
+            if count < TRIM_ROWS:
+                break
         return gone
 
     async def remember(self, key: str, value: str) -> None:
@@ -503,7 +589,7 @@ def open_connections(path: Path) -> tuple[sqlite3.Connection, list[sqlite3.Conne
     except BaseException as error:
         for connection in connections:
             connection.close()
-        if isinstance(error, sqlite3.Error):
+        if isinstance(error, sqlite3.Error | OSError):
             raise Unusable(unusable(path, error)) from error
         raise
     return connections[0], connections[1:]
@@ -556,11 +642,16 @@ def migrations() -> list[str]:
     return [each.read_text(encoding="utf-8") for _, each in found]
 
 
-def unusable(path: Path, error: sqlite3.Error) -> str:
+def unusable(path: Path, error: sqlite3.Error | OSError) -> str:
     """One sentence for the operator."""
     if code_of(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return f"{path} is in use by another process: stop it first."
-    if code_of(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_FULL):
+    if isinstance(error, OSError) or code_of(error) in (
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_FULL,
+    ):
         return f"{path} cannot be opened for writing ({error}): check its owner, its mode and the room left on the disk."
     return (
         f"{path} is damaged ({error}): restore it from a backup, or move it and its -wal and -shm files away to begin with an empty"
@@ -568,26 +659,21 @@ def unusable(path: Path, error: sqlite3.Error) -> str:
     )
 
 
-def translated(error: sqlite3.Error) -> Exception:
-    """What a failure of SQLite means to callers. Mistakes in our own statements stay what they are."""
+def translated(error: Exception) -> Exception:
+    """What a failure in a transaction means to callers: ``Unavailable``, but for ``Rebound``. A statement that failed changed nothing."""
+    if isinstance(error, Rebound | Unavailable):
+        return error
     code = code_of(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return Unavailable("The catalogue is in use by another process", 1)
     if code == sqlite3.SQLITE_FULL:
         return Unavailable("The disk has no room for the catalogue", 10)
-    if code in (
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-    ):
-        log.error("the catalogue failed: %s", error)
-        return Unavailable(f"The catalogue failed: {error}", 30)
-    return error
+    # With its traceback: a disk that fails, a damaged row, or a mistake of ours, which must not end the node either.
+    log.error("the catalogue failed: %s", error, exc_info=error)
+    return Unavailable(f"The catalogue failed: {error}", 30)
 
 
-def code_of(error: sqlite3.Error) -> int:
+def code_of(error: Exception) -> int:
     """SQLite's primary result code; 0 for an error of the Python module's own."""
     code: int = getattr(error, "sqlite_errorcode", 0) or 0
     return code & 0xFF
@@ -610,14 +696,14 @@ def digest_of(text: str) -> Digest:
 
 
 def packed(document: bytes) -> bytes:
-    """A document as stored."""
-    return zstandard.ZstdCompressor(level=3).compress(document) if document else b""
+    """A document as stored, with a checksum of zstd's own."""
+    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(document) if document else b""
 
 
-def unpacked(stored: bytes) -> bytes:
-    """A document as published. Raises ``Unavailable`` for a damaged one."""
+def unpacked(stored: bytes) -> bytes | None:
+    """A document as published; None for a damaged one."""
     try:
         return zstandard.ZstdDecompressor().decompress(stored) if stored else b""
-    except zstandard.ZstdError as error:
-        log.warning("a document in the catalogue is damaged: %s", error)
-        raise Unavailable("A stored page is damaged", 30) from error
+    except (zstandard.ZstdError, TypeError, MemoryError):
+        # The frame's header says how much to allocate, and it may be damaged too.
+        return None
