@@ -58,7 +58,9 @@ async def open_node(
     with DataDirectory.open(data):
         catalog = await SqliteCatalog.open(data / "catalog.sqlite")
         try:
-            blobs = DiskBlobs(data / "blobs", limit_bytes=store.limit_bytes, memory_bytes=store.memory_bytes, metrics=metrics)
+            blobs = DiskBlobs(
+                data / "blobs", limit_bytes=store.limit_bytes, memory_bytes=store.spool_memory_bytes, metrics=metrics
+            )
             await blobs.sweep()
             deployment = await catalog.recall("deployment")
             if deployment is None:

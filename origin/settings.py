@@ -121,10 +121,14 @@ class TLSSettings(Table, frozen=True, kw_only=True):
 
 
 class StoreSettings(Table, frozen=True, kw_only=True):
-    """``limit_bytes`` of blobs on disk, None for as much as fits; ``memory_bytes`` of rendered answers held in memory."""
+    """``limit_bytes`` of blobs on disk, None for as much as fits; ``memory_bytes`` of rendered answers held in memory.
+
+    ``spool_memory_bytes`` bounds the files that pass through memory, all together, while the disk takes no more.
+    """
 
     limit_bytes: int | None = msgspec.field(default=None, name="limit")
     memory_bytes: int = msgspec.field(default=64 << 20, name="memory")
+    spool_memory_bytes: int = msgspec.field(default=256 << 20, name="spool_memory")
 
 
 class LogSettings(Table, frozen=True, kw_only=True):
