@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
+from ..errors import Unavailable
 from ..model import Arriving, Body, Clock
 from . import Handler, Request, Response
 from .h1 import Dechunker, Head, Malformed, check_beginning, check_response, http_date, parse_head, write_head
@@ -28,6 +29,11 @@ _READ_BYTES = 64 * 1024
 _SMALL_BYTES = 64 * 1024
 _LINGER_S = 2
 _LINGER_BYTES = 1024 * 1024
+_EXCESS_LINGER_S = 10
+_EXCESS_LINGER_BYTES = 64 * 1024 * 1024
+_HALF_CLOSED_S = 10
+_RETRY_S = 5
+_LOOK_S = 1
 
 
 class Gone(Exception):
@@ -35,7 +41,10 @@ class Gone(Exception):
 
 
 class Peer:
-    """One connection's side of a conversation. ``unread`` holds bytes received and not yet understood."""
+    """One connection's side of a conversation. ``unread`` holds bytes received and not yet understood.
+
+    ``gone`` tells that the client will send nothing more; it may still read.
+    """
 
     __slots__ = ("address", "gone", "trusted", "unread", "wire")
 
@@ -79,7 +88,7 @@ async def converse(house: House, peer: Peer) -> bool:
     """
     transfer = Transfer(peer.wire, house.limits, house.cold_reads)
     try:
-        head, request = await _read(house, peer, transfer)
+        head, request, is_excessive = await _read(house, peer, transfer)
     except Malformed as error:
         await _refuse(house, transfer, respond(error))
         await _linger(peer)
@@ -99,20 +108,25 @@ async def converse(house: House, peer: Peer) -> bool:
                 response = respond(error, request)
             body = response.body
 
-        await _attended(peer, handle)
+        await _attended(peer, transfer, handle)
         assert response is not None
-        keep_alive = head.keep_alive and not response.close and not house.closing()
-        answer = _narrowed(house, request, response)
+        keep_alive = head.keep_alive and not response.close and not house.closing() and not peer.gone and not is_excessive
+        if is_excessive and response.status < 400:
+            answer = respond(Malformed("the request's body is too large", 413), request)
+        else:
+            answer = _narrowed(house, request, response)
         if request.method == "HEAD" or answer.status in (204, 304):
             message = _written(house, request, answer, head, keep_alive)
         else:
             if isinstance(answer.body, Arriving):
-                answer = await _first_bytes(peer, request, answer, answer.body)
+                answer = await _first_bytes(peer, transfer, request, answer, answer.body)
             message, outgoing = _written(house, request, answer, head, keep_alive), answer.body
         carried = answer.status in (response.status, 206, 304)
         await _send(peer, transfer, message, outgoing)
         complete = answer.status < 500 or carried
-        if not keep_alive:
+        if is_excessive:
+            await _linger(peer, _EXCESS_LINGER_S, _EXCESS_LINGER_BYTES)
+        elif not keep_alive:
             await _linger(peer)
         return keep_alive
     finally:
@@ -122,18 +136,27 @@ async def converse(house: House, peer: Peer) -> bool:
             response.delivered(transfer.sent if carried else 0, complete)
 
 
-async def _read(house: House, peer: Peer, transfer: Transfer) -> tuple[Head, Request]:
-    """Read one request whole. Raises ``Malformed``."""
+async def _read(house: House, peer: Peer, transfer: Transfer) -> tuple[Head, Request, bool]:
+    """Read one request whole. Raises ``Malformed``.
+
+    If its body is too large (True), the request comes without it: the handler may have more to say than that, and is asked first.
+    """
     end = peer.unread.find(b"\r\n\r\n")
     if end < 0:
         check_beginning(peer.unread, house.limits)
         raise Malformed("the request's head is incomplete")
     head = parse_head(peer.unread[: end + 4], house.limits)
     standing = house.hosts.standing(head, peer.address, peer.trusted)
-    if head.length is not None and head.length > house.limits.body_bytes:
-        raise Malformed("the request's body is too large", 413)
     peer.unread = peer.unread[end + 4 :]
-    body = b"" if head.length == 0 else await _read_body(house, peer, head, transfer)
+    body = b""
+    is_excessive = head.length is not None and head.length > house.limits.body_bytes
+    if head.length != 0 and not is_excessive:
+        try:
+            body = await _read_body(house, peer, head, transfer)
+        except Malformed as error:
+            if error.status != 413:
+                raise
+            is_excessive = True
     request = Request(
         method=head.method,
         target=head.target,
@@ -145,26 +168,28 @@ async def _read(house: House, peer: Peer, transfer: Transfer) -> tuple[Head, Req
         body=body,
         scope=house.scope(", ".join(head.values("authorization")) or None),
     )
-    return head, request
+    return head, request, is_excessive
 
 
 async def _read_body(house: House, peer: Peer, head: Head, transfer: Transfer) -> bytes:
-    if head.expects and not peer.unread:
-        await transfer.head(b"HTTP/1.1 100 Continue\r\n\r\n")
+    limits = house.limits
     try:
-        if head.length is None:
-            dechunker = Dechunker(house.limits.body_bytes)
-            while not dechunker.feed(peer.unread):
-                with trio.fail_after(house.limits.body_pause_s):
-                    peer.unread = await peer.receive()
-            peer.unread = dechunker.rest
-            return bytes(dechunker.body)
-        received = bytearray(peer.unread)
-        while len(received) < head.length:
-            with trio.fail_after(house.limits.body_pause_s):
-                received += await peer.receive()
-        peer.unread = bytes(received[head.length :])
-        return bytes(received[: head.length])
+        with trio.fail_after(limits.body_s):
+            if head.expects and not peer.unread:
+                await transfer.head(b"HTTP/1.1 100 Continue\r\n\r\n")
+            if head.length is None:
+                dechunker = Dechunker(limits.body_bytes)
+                while not dechunker.feed(peer.unread):
+                    with trio.fail_after(limits.body_pause_s):
+                        peer.unread = await peer.receive()
+                peer.unread = dechunker.rest
+                return bytes(dechunker.body)
+            received = bytearray(peer.unread)
+            while len(received) < head.length:
+                with trio.fail_after(limits.body_pause_s):
+                    received += await peer.receive()
+            peer.unread = bytes(received[head.length :])
+            return bytes(received[: head.length])
     except trio.TooSlowError:
         raise Malformed("the request's body came too slowly", 408) from None
 
@@ -179,18 +204,26 @@ def _narrowed(house: House, request: Request, response: Response) -> Response:
     return answer
 
 
-async def _first_bytes(peer: Peer, request: Request, answer: Response, body: Arriving) -> Response:
-    """Wait until some of ``body`` may leave: a flight that fails before that can still be told as an error, instead of ending short."""
+async def _first_bytes(peer: Peer, transfer: Transfer, request: Request, answer: Response, body: Arriving) -> Response:
+    """Wait until some of ``body`` may leave: a flight that fails before that can still be told as an error, instead of ending short.
+
+    Past ``body.hold_until`` the client is told to come back: it would give up by itself, without knowing when to try again.
+    """
+    flight = body.flight
+    if body.start >= body.stop or flight.releasable > body.start:
+        return answer
 
     async def wait() -> None:
         nonlocal answer
-        if body.start < body.stop:
-            try:
-                await body.flight.wait_beyond(body.start)
-            except Exception as error:  # noqa: BLE001 - told to the client
-                answer = respond(error, request)
+        try:
+            with trio.move_on_at(body.hold_until):
+                await flight.wait_beyond(body.start)
+            if flight.releasable <= body.start:
+                raise Unavailable("this part of the file is still being fetched", flight.estimate_s() or _RETRY_S)
+        except Exception as error:  # noqa: BLE001 - told to the client
+            answer = respond(error, request)
 
-    await _attended(peer, wait)
+    await _attended(peer, transfer, wait)
     return answer
 
 
@@ -230,7 +263,7 @@ async def _send(peer: Peer, transfer: Transfer, message: bytes, body: Body) -> N
                     raise Truncated(str(error)) from error
 
             # Nobody would notice a client that leaves while nothing arrives.
-            await _attended(peer, send)
+            await _attended(peer, transfer, send)
         case _:
             await transfer.head(message)
             await transfer.body(body)
@@ -242,12 +275,12 @@ async def _refuse(house: House, transfer: Transfer, answer: Response) -> None:
     await transfer.small(message, answer.body)
 
 
-async def _attended(peer: Peer, work: Callable[[], Awaitable[None]]) -> None:
+async def _attended(peer: Peer, transfer: Transfer, work: Callable[[], Awaitable[None]]) -> None:
     """Do ``work`` unless the client leaves meanwhile: then it is cancelled and ``Gone`` raised."""
     failure: Exception | None = None
     finished = False
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_watch, peer, nursery.cancel_scope)
+        nursery.start_soon(_watch, peer, transfer, nursery.cancel_scope)
         try:
             await work()
             finished = True
@@ -260,23 +293,36 @@ async def _attended(peer: Peer, work: Callable[[], Awaitable[None]]) -> None:
         raise Gone
 
 
-async def _watch(peer: Peer, scope: trio.CancelScope) -> None:
-    """Cancel ``scope`` when the client closes its side. What it pipelines is kept, up to a bound; beyond it, watching ends."""
+async def _watch(peer: Peer, transfer: Transfer, scope: trio.CancelScope) -> None:
+    """Cancel ``scope`` when the client has left. What it pipelines is kept, up to a bound; beyond it, watching ends.
+
+    A client that has finished sending may still wait for the answer (``nc -N`` does), and one that has closed altogether looks the same
+    until something is sent to it. Either may wait for a while without any byte; a reset is seen at once.
+    """
     try:
         while len(peer.unread) < _READ_BYTES:
             peer.unread += await peer.receive()
-    except (Gone, OSError):
+    except OSError:
         peer.gone = True
+        scope.cancel()
+    except Gone:
+        peer.gone = True
+        given, idle_since = transfer.given, trio.current_time()
+        while trio.current_time() - idle_since < _HALF_CLOSED_S and not peer.wire.is_broken():
+            await trio.sleep(_LOOK_S)
+            # A reader that has bytes before it is alive, though slow; ``Stalled`` is for those.
+            if transfer.given != given or not transfer.is_at_rest():
+                given, idle_since = transfer.given, trio.current_time()
         scope.cancel()
 
 
-async def _linger(peer: Peer) -> None:
-    """Let the client read the last answer: closing with its bytes unread would reset the connection under it. At most 2 s."""
+async def _linger(peer: Peer, limit_s: float = _LINGER_S, limit_bytes: int = _LINGER_BYTES) -> None:
+    """Let the client read the last answer: closing with its bytes unread would reset the connection under it."""
     peer.wire.finish()
     received = 0
-    with trio.move_on_after(_LINGER_S):
+    with trio.move_on_after(limit_s):
         try:
-            while received < _LINGER_BYTES:
+            while received < limit_bytes:
                 received += len(await peer.receive())
         except (Gone, OSError):
             return

@@ -21,7 +21,17 @@ import trio
 from ..metrics import Metrics
 from .conversation import Gone, House, Peer, converse
 from .h1 import Malformed, check_beginning, http_date
-from .hot import Facts, HotPages, Recogniser, Rendered, cut_condition, cut_volatile, message_for, without_condition
+from .hot import (
+    LIMIT_BLOCK_BYTES,
+    Facts,
+    HotPages,
+    Recogniser,
+    Rendered,
+    cut_condition,
+    cut_volatile,
+    message_for,
+    without_condition,
+)
 from .sending import Stalled, Transfer, Truncated
 from .wire import PlainWire, Wire
 
@@ -33,6 +43,7 @@ _TURN_EVENTS = 256
 _PIPELINED = 32
 _ACCEPTS = 64
 _SLOTS = 80
+_EMPTY_LINES = 2
 _BACKLOG_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -40,18 +51,36 @@ _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: c
 class Connection(Peer):
     """One client connection, idle or in a conversation. ``block`` is the last raw header block, ``facts`` what it means.
 
-    If an ``If-None-Match`` line was cut out of it, ``before`` and ``after`` are what stood around the line's value.
+    If an ``If-None-Match`` line was cut out of it, ``before`` and ``after`` are what stood around the line's value. ``empty_lines`` were
+    skipped since the last request.
 
     ``stamp`` is the tick of the last activity, ``since`` the tick at which an unfinished head began (-1: none), ``slot`` the wheel's slot.
     """
 
-    __slots__ = ("after", "before", "block", "busy", "facts", "fd", "recogniser", "recv", "send", "since", "slot", "stamp")
+    __slots__ = (
+        "after",
+        "before",
+        "block",
+        "busy",
+        "empty_lines",
+        "facts",
+        "fd",
+        "recogniser",
+        "recv",
+        "send",
+        "send_parts",
+        "since",
+        "slot",
+        "stamp",
+    )
 
     def __init__(self, wire: Wire, address: str, trusted: bool, recogniser: Recogniser, tick: int) -> None:
         super().__init__(wire, address, trusted)
         self.fd = wire.fileno()
         self.recv = wire.recv_nowait
         self.send = wire.send_nowait
+        self.send_parts = wire.send_parts_nowait
+        self.empty_lines = 0
         self.recogniser = recogniser
         self.block = b""
         self.facts: Facts | None = None
@@ -101,8 +130,10 @@ class Wheel:
 class Door:
     """The connections of one set of listeners."""
 
-    def __init__(self, house: House, hot: HotPages, metrics: Metrics | None) -> None:
+    def __init__(self, house: House, hot: HotPages, metrics: Metrics | None, connections: int) -> None:
+        """At most ``connections`` are open at a time."""
         self._house = house
+        self._most_connections = connections
         self._hot = hot
         self._metrics = metrics
         self._limits = house.limits
@@ -191,7 +222,7 @@ class Door:
     # -- listening
 
     def _resume_listening(self) -> None:
-        if self._listening or self._draining or self._epoll is None or len(self._connections) >= self._limits.connections:
+        if self._listening or self._draining or self._epoll is None or len(self._connections) >= self._most_connections:
             return
         for fd in self._listeners:
             self._epoll.register(fd, select.EPOLLIN)
@@ -207,7 +238,7 @@ class Door:
     def _accept(self, listener: socket.socket) -> None:
         assert self._epoll is not None
         for _ in range(_ACCEPTS):
-            if len(self._connections) >= self._limits.connections:
+            if len(self._connections) >= self._most_connections:
                 self._stop_listening()
                 return
             try:
@@ -323,12 +354,14 @@ class Door:
     def _on_requests(self, connection: Connection, data: bytes) -> None:
         """Answer what can be answered at once from ``data``; leave the rest to a task, or to the next turn."""
         for _ in range(_PIPELINED):
+            if data.startswith(b"\r\n"):
+                data = self._without_empty_lines(connection, data)
+                if data.startswith(b"\r\n"):
+                    connection.unread = data
+                    self._leave(connection)  # to be refused
+                    return
             end = data.find(b"\r\n\r\n")
-            if end == 0:
-                # "a server that is expecting to receive and parse a request-line SHOULD ignore at least one empty line" (RFC 9112 §2.2)
-                data = data[2:]
-                end = data.find(b"\r\n\r\n")
-            if end <= 0:
+            if end < 0:
                 self._on_beginning(connection, data)
                 return
             found = None if self._draining else self._recognise(connection, data, end + 4)
@@ -340,16 +373,27 @@ class Door:
             data = data[end + 4 :]
             connection.unread = data
             connection.since = -1
+            connection.empty_lines = 0
             if not self._send(connection, rendered, message):
                 return
             if not data:
                 return
         self._ready.append(connection)
 
+    def _without_empty_lines(self, connection: Connection, data: bytes) -> bytes:
+        """``data`` without the empty lines it begins with, as far as they may be skipped.
+
+        "a server that is expecting to receive and parse a request-line SHOULD ignore at least one empty line (CRLF) received prior to the
+        request-line" (RFC 9112 §2.2).
+        """
+        connection.facts = None  # so that the next request comes this way too, and the count begins anew with it
+        while connection.empty_lines < _EMPTY_LINES and data.startswith(b"\r\n"):
+            connection.empty_lines += 1
+            data = data[2:]
+        return data
+
     def _on_beginning(self, connection: Connection, data: bytes) -> None:
         """Keep the beginning of a head, unless nothing can mend it."""
-        if data == b"\r\n":
-            data = b""
         connection.unread = data
         if not data:
             connection.since = -1
@@ -367,6 +411,7 @@ class Door:
         """The kept answer to the request in ``data[:end]`` and the message to send; None if it has to be read in full."""
         start = data.find(b"\r\n") + 2
         line, block = data[:start], data[start:end]
+        is_long = len(block) > LIMIT_BLOCK_BYTES
         recogniser = connection.recogniser
         facts = None if connection.after else recogniser.recall(block)
         condition = None
@@ -382,7 +427,12 @@ class Door:
                 connection.before = connection.after = b""
                 block = rest
             facts = recogniser.recall(block) or recogniser.study(block)
-        connection.block, connection.facts = block, facts
+        if is_long:
+            # Thousands of idle connections may hold one each.
+            connection.block = connection.before = connection.after = b""
+            connection.facts = None
+        else:
+            connection.block, connection.facts = block, facts
         if facts.pages is None:
             return None
         variants = facts.pages.get(line)
@@ -404,18 +454,23 @@ class Door:
         tally = rendered.tally
         tally.count += 1
         try:
-            sent = connection.send(message)
+            if rendered.is_apart and message is rendered.whole:
+                sent = connection.send_parts((message, rendered.body))
+                length = len(message) + len(rendered.body)
+            else:
+                sent = connection.send(message)
+                length = len(message)
         except BlockingIOError:
-            sent = 0
+            sent, length = 0, 1  # something
         except OSError:
             self._close(connection)
             return False
         tally.sent += sent
-        if sent == len(message):
+        if sent == length:
             return True
         self._park(connection)
         assert self._nursery is not None
-        self._nursery.start_soon(self._finish, connection, memoryview(message)[sent:], rendered)
+        self._nursery.start_soon(self._finish, connection, *rendered.left(message, sent), rendered)
         return False
 
     # -- tasks
@@ -425,6 +480,7 @@ class Door:
         assert self._epoll is not None
         connection.busy = True
         connection.since = -1
+        connection.empty_lines = 0
         self._epoll.unregister(connection.fd)
         self._wheel.remove(connection)
 
@@ -447,12 +503,13 @@ class Door:
         finally:
             self._return(connection, keep)
 
-    async def _finish(self, connection: Connection, left: memoryview, rendered: Rendered) -> None:
+    async def _finish(self, connection: Connection, head: bytes, body: memoryview, rendered: Rendered) -> None:
         """Send the rest of a hot hit that did not fit."""
         keep = False
         transfer = Transfer(connection.wire, self._limits, self._house.cold_reads)
         try:
-            await transfer.rest(left)
+            await transfer.rest(head)
+            await transfer.rest(body)
             keep = True
         except Stalled:
             connection.wire.abort()

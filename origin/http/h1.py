@@ -50,7 +50,6 @@ _BARE_LF = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _FIRST = re.compile(_TOKEN + rb"|\r")
 _LENGTH = re.compile(r"[0-9]{1,15}")
 _BODILESS = frozenset({"GET", "HEAD", "TRACE", "CONNECT"})
-_TAKES_BODY = frozenset({"POST", "PUT"})
 
 
 def parse_head(head: bytes, limits: Limits) -> Head:
@@ -131,9 +130,9 @@ def _framed(method: str, target: str, version: str, headers: Headers) -> Head:
         raise Malformed(f"{method} takes no body")
     expects = False
     for expectation in given.get("expect", []) if version == "1.1" else ():
-        if expectation.lower() != "100-continue" or method not in _TAKES_BODY:
+        if expectation.lower() != "100-continue":
             raise Malformed("this expectation cannot be met", 417)
-        expects = length != 0
+        expects = length != 0  # "MAY omit sending a 100 (Continue) response if ... there is no content" (RFC 9110 §10.1.1)
     options = {option.strip().lower() for value in given.get("connection", []) for option in value.split(",")}
     keep_alive = "close" not in options and (version == "1.1" or "keep-alive" in options)
     return Head(method, target, version, headers, length, keep_alive, expects)

@@ -42,8 +42,14 @@ class Hosts:
             self._listed[parts.scheme, _authority(parts.netloc, parts.scheme)] = url.rstrip("/")
 
     def own(self, host: str, port: int) -> bool:
-        """Add an address that a listener has itself, unless public URLs are given; True if the list grew."""
-        authority = _authority(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "http")
+        """Add an address that a listener has itself, unless public URLs are given; True if the list grew.
+
+        What no Host field could spell (``(none)`` as the machine's name, an address with a zone) is not added.
+        """
+        try:
+            authority = _authority(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "http")
+        except Malformed:
+            return False
         if self._public or ("http", authority) in self._listed or len(self._listed) >= _LIMIT_OWN:
             return False
         self._listed["http", authority] = f"http://{authority}"

@@ -34,9 +34,11 @@ LIMIT_BLOCKS = 4096
 LIMIT_BLOCK_BYTES = 2048
 """The longest header block worth remembering."""
 
+JOINED_BYTES = 64 * 1024
+"""The longest body that is joined with its head, for one plain send; of a longer one only the head is made anew each second."""
+
 _OK = b"HTTP/1.1 200 OK\r\nDate: "
 _NOT_MODIFIED = b"HTTP/1.1 304 Not Modified\r\nDate: "
-_DATE_END = 29  # a date's length, always
 _KEPT_BY_304 = frozenset({"etag", "cache-control", "vary", "cache-status", "content-location"})
 _OVERHEAD_BYTES = 1024
 
@@ -45,13 +47,19 @@ type Pages = dict[bytes, dict[bytes, Rendered]]
 
 
 class Rendered:
-    """One document in one coding, ready to be sent. ``whole`` and ``brief`` are complete messages for the second ``second``."""
+    """One document in one coding, ready to be sent. ``whole`` and ``brief`` are messages for the second ``second``.
+
+    ``body`` is one immutable copy for all seconds and all readers. It stands at the end of ``whole`` too, unless ``is_apart``: then
+    ``whole`` is the head alone.
+    """
 
     __slots__ = (
         "_brief_rest",
         "_whole_rest",
+        "body",
         "brief",
         "etag",
+        "is_apart",
         "line",
         "pages",
         "second",
@@ -66,9 +74,9 @@ class Rendered:
         # On a hit the page is fresh, whatever the first answer's Cache-Status told of the way it took.
         response = Response(200, [(n, "leeward; hit" if n.lower() == "cache-status" else v) for n, v in response.headers])
         brief = Response(304, [(n, v) for n, v in response.headers if n.lower() in _KEPT_BY_304])
-        self._whole_rest: bytes | memoryview = b"".join(
-            (f"\r\n{head_lines(response)}Content-Length: {len(body)}\r\n\r\n".encode("latin-1"), body)
-        )
+        self.body = body
+        self.is_apart = len(body) > JOINED_BYTES
+        self._whole_rest = f"\r\n{head_lines(response)}Content-Length: {len(body)}\r\n\r\n".encode("latin-1")
         self._brief_rest = f"\r\n{head_lines(brief)}\r\n".encode("latin-1")
         self.whole = self.brief = b""
         self.second = -1
@@ -76,16 +84,26 @@ class Rendered:
         self.etag = etag.encode("latin-1")
         self.validity = validity
         self.tally = tally
-        self.size = len(self._whole_rest) + len(self._brief_rest) * 2 + _OVERHEAD_BYTES
+        held = len(body) if self.is_apart else 2 * len(body)
+        self.size = held + 2 * (len(self._whole_rest) + len(self._brief_rest)) + _OVERHEAD_BYTES
         self.pages: Pages = {}
         self.line = b""
 
     def refresh(self, second: int, date: bytes) -> None:
-        """Make both messages anew for ``second``. The old body is the new one's source, so that it is held only once."""
-        self.whole = b"".join((_OK, date, self._whole_rest))
-        self._whole_rest = memoryview(self.whole)[len(_OK) + _DATE_END :]
+        """Make both messages anew for ``second``."""
+        self.whole = b"".join((_OK, date, self._whole_rest, b"" if self.is_apart else self.body))
         self.brief = b"".join((_NOT_MODIFIED, date, self._brief_rest))
         self.second = second
+
+    def left(self, message: bytes, sent: int) -> tuple[bytes, memoryview]:
+        """What of ``message``, and of the body that goes with it, is left after ``sent`` bytes: short bytes, and a part of ``body``.
+
+        Neither keeps ``message`` alive: slow readers would otherwise hold a copy for every second in which one of them came.
+        """
+        if message is not self.whole:
+            return message[sent:], memoryview(b"")
+        head_bytes = len(message) if self.is_apart else len(message) - len(self.body)
+        return message[sent:head_bytes], memoryview(self.body)[max(0, sent - head_bytes) :]
 
 
 class HotPages:

@@ -10,9 +10,10 @@ class Limits:
     """Sizes in bytes, times in seconds.
 
     ``head_bytes`` and ``head_fields`` bound a request's head (431), ``target_bytes`` its target (414), ``body_bytes`` its body (413).
-    A head must be complete ``head_s`` after its first byte (408), a body may pause for ``body_pause_s``; an idle connection closes after
-    ``idle_s``. Beyond ``connections`` nobody is accepted until somebody leaves. A peer that takes less than ``slowest_bytes_per_s``,
-    averaged over ``stall_s``, is dropped. ``drain_s`` is how long running answers may go on once the server drains.
+    A head must be complete ``head_s`` after its first byte (408), a body ``body_s`` after its head, and it may pause for
+    ``body_pause_s``; an idle connection closes after ``idle_s``. Beyond ``connections`` nobody is accepted until somebody leaves. A
+    peer that takes less than ``slowest_bytes_per_s``, averaged over ``stall_s``, is dropped. ``drain_s`` is how long running answers
+    may go on once the server drains.
     """
 
     head_bytes: int = 64 * 1024
@@ -21,6 +22,7 @@ class Limits:
     body_bytes: int = 1024 * 1024
     head_s: float = 10
     body_pause_s: float = 30
+    body_s: float = 60
     idle_s: float = 75
     connections: int = 10_000
     slowest_bytes_per_s: int = 1024

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import logging
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import trio
 
@@ -17,10 +21,15 @@ from .hosts import Hosts
 from .hot import HotPages
 from .limits import Limits
 
-__all__ = ["CannotListen", "Limits", "Server", "open_tcp"]
+__all__ = ["CannotListen", "Limits", "Server", "open_tcp", "raise_descriptor_limit"]
+
+_log = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _COLD_READS = 8
+_SPARE_DESCRIPTORS = 256
+_ABSENT = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
+_NR_OPEN = Path("/proc/sys/fs/nr_open")
 _WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognised, not chosen
 
 
@@ -29,29 +38,79 @@ class CannotListen(OSError):
 
 
 def open_tcp(host: str, port: int) -> list[socket.socket]:
-    """Open listeners on every address that ``host`` means (``""``: all); port 0 lets the kernel choose.
+    """Open listeners on every address that ``host`` means (``""``: all) and this machine has; port 0 lets the kernel choose.
 
     Blocks while a name is resolved: call it before the loop runs. Raises ``CannotListen``. The caller closes them, or gives them to
     ``Server.serve``.
     """
     where = f"[{host}]:{port}" if ":" in host else f"{host or '*'}:{port}"
     opened: list[socket.socket] = []
+    absent: OSError | None = None
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, protocol, _, address in dict.fromkeys(found):
-            listener = socket.socket(family, kind, protocol)
-            opened.append(listener)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-            listener.setblocking(False)
+            try:
+                opened.append(_listener(family, kind, protocol, address))
+            except OSError as error:
+                # "localhost" may mean ::1 on a machine without IPv6.
+                if error.errno not in _ABSENT:
+                    raise
+                absent = error
+        if not opened and absent is not None:
+            raise absent
     except OSError as error:
         for listener in opened:
             listener.close()
         raise CannotListen(error.errno, _sentence(where, error)) from error
     return opened
+
+
+def _listener(family: int, kind: int, protocol: int, address: object) -> socket.socket:
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)  # type: ignore[arg-type]  # as the resolver gave it
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process open as many descriptors as it may, and return how many that are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _most_of_all() if hard == resource.RLIM_INFINITY else hard
+    if soft == resource.RLIM_INFINITY:
+        return most
+    if soft < most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (OSError, ValueError) as error:
+            _log.warning("cannot raise the limit of open files above %d: %s", soft, error)
+            return soft
+    return most
+
+
+def _most_of_all() -> int:
+    """What the kernel allows any process."""
+    try:
+        return int(_NR_OPEN.read_text())
+    except (OSError, ValueError):
+        return 1 << 20  # the kernel's default
+
+
+def _affordable(connections: int) -> int:
+    """``connections``, or as many as leave room for files and connections to upstream."""
+    descriptors = raise_descriptor_limit()
+    affordable = descriptors - min(_SPARE_DESCRIPTORS, descriptors // 2)
+    if affordable >= connections:
+        return connections
+    _log.warning("at most %d connections at a time instead of %d: %d files may be open", affordable, connections, descriptors)
+    return affordable
 
 
 def _sentence(where: str, error: OSError) -> str:
@@ -111,7 +170,7 @@ class Server:
                 names.insert(0, host)
             for name in names:
                 self._house.hosts.own(name, port)
-        door = Door(self._house, self._hot, self._metrics)
+        door = Door(self._house, self._hot, self._metrics, _affordable(self.limits.connections))
         self._doors.append(door)
         try:
             await door.run(listeners, task_status=task_status)

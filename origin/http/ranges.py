@@ -1,7 +1,6 @@
 """Conditional requests and ranges, as pure functions over a request and the whole answer to it.
 
-Order of evaluation as RFC 9110 §13.2.2 has it. ``If-Match`` and ``If-Unmodified-Since`` guard changes, and nothing is changed here:
-they are ignored, as §13.1.1 lets a cache do. Bodies are borrowed, never closed: the caller closes the one it was given.
+Order of evaluation as RFC 9110 §13.2.2 has it. Bodies are borrowed, never closed: the caller closes the one it was given.
 """
 
 from __future__ import annotations
@@ -17,16 +16,21 @@ from .problems import problem
 # (RFC 9110 §15.4.5), and ours that tells where the answer came from.
 _KEPT_BY_304 = frozenset({"etag", "cache-control", "vary", "cache-status", "content-location", "expires", "last-modified"})
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
+_STRONG_ETAGS = re.compile(r'(?<!W/)"[\x21\x23-\x7e\x80-\xff]*"')
 _ETAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
 
 
 def apply(request: Request, response: Response, now: float) -> Response:
-    """Narrow a 200 to what the request's conditions and range ask for: the same response, a 304, a 206 or a 416.
+    """Narrow a 200 to what the request's conditions and range ask for: the same response, a 304, a 206, a 412 or a 416.
 
     ``now`` is UTC seconds. Only ``Range`` on GET counts (§14.2); several ranges, or one that cannot be read, give the whole.
     """
     if response.status != 200 or request.method not in ("GET", "HEAD"):
         return response
+    if response.header("etag") is not None and not _precondition_holds(request, response):
+        answer = problem(412, "Precondition failed", "This is not what the request was meant for.", instance=request.target)
+        answer.close, answer.delivered = response.close, response.delivered
+        return answer
     if _is_unchanged(request, response):
         kept = [(name, value) for name, value in response.headers if name.lower() in _KEPT_BY_304]
         return Response(304, kept, b"", close=response.close, delivered=response.delivered)
@@ -63,6 +67,16 @@ def matches_weakly(condition: str, etag: str | None) -> bool:
         return False
     opaque = etag.removeprefix("W/")
     return any(found.removeprefix("W/") == opaque for found in _ETAGS.findall(condition))
+
+
+def _precondition_holds(request: Request, response: Response) -> bool:
+    condition = request.header("if-match")
+    if condition is not None:
+        # By strong comparison, so that a weak ETag matches nothing but "*" (§13.1.1, §8.8.3.2).
+        return condition.strip() == "*" or response.header("etag") in _STRONG_ETAGS.findall(condition)
+    since, modified = _seconds(request.header("if-unmodified-since")), _seconds(response.header("last-modified"))
+    # "A recipient MUST ignore the If-Unmodified-Since header field if the resource does not have a modification date available" (§13.1.4)
+    return since is None or modified is None or modified <= since
 
 
 def _is_unchanged(request: Request, response: Response) -> bool:
@@ -114,7 +128,7 @@ def _narrowed(body: Body, first: int, stop: int) -> Body:
         case Span():
             return Span(body.fd, body.start + first, body.start + stop)
         case Arriving():
-            return Arriving(body.flight, body.start + first, body.start + stop)
+            return Arriving(body.flight, body.start + first, body.start + stop, body.hold_until)
 
 
 def _seconds(value: str | None) -> float | None:

@@ -49,7 +49,16 @@ class Transfer:
         """Send head and body at once: apart, they would be two segments and two system calls."""
         await self._bytes(head + body, len(head))
 
-    async def rest(self, data: memoryview) -> None:
+    def is_at_rest(self) -> bool:
+        """Whether the peer has everything that was given to the kernel for it."""
+        return not _unacknowledged_bytes(self._wire.fileno())
+
+    @property
+    def given(self) -> int:
+        """Bytes given to the kernel, heads included."""
+        return self._given
+
+    async def rest(self, data: bytes | memoryview) -> None:
         """Send what is left of a message, all of it counted."""
         await self._bytes(data, 0)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -27,7 +28,16 @@ class Wire(Protocol):
         """Send what fits and say how much. Raises ``BlockingIOError`` when nothing does, ``OSError`` when broken."""
         ...
 
+    @property
+    def send_parts_nowait(self) -> Callable[[tuple[bytes, bytes]], int]:
+        """Send what fits of several pieces, as if they were one."""
+        ...
+
     def fileno(self) -> int: ...
+
+    def is_broken(self) -> bool:
+        """Whether the connection has ended in both directions: it was reset, or both sides finished."""
+        ...
 
     def sendfile_nowait(self, fd: int, offset: int, count: int) -> int:
         """Send bytes of a file; 0 when the file ends there. Raises ``BlockingIOError`` when nothing fits."""
@@ -49,16 +59,22 @@ class Wire(Protocol):
 class PlainWire:
     """A TCP connection without TLS."""
 
-    __slots__ = ("_sock", "recv_nowait", "send_nowait")
+    __slots__ = ("_sock", "recv_nowait", "send_nowait", "send_parts_nowait")
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock
         self.recv_nowait: Callable[[int], bytes] = sock.recv
         self.send_nowait: Callable[..., int] = sock.send
+        self.send_parts_nowait: Callable[[tuple[bytes, bytes]], int] = sock.sendmsg
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    def is_broken(self) -> bool:
+        poll = select.poll()
+        poll.register(self._sock.fileno(), 0)  # errors and hang-ups are told unasked
+        return bool(poll.poll(0))
 
     def sendfile_nowait(self, fd: int, offset: int, count: int) -> int:
         return os.sendfile(self._sock.fileno(), fd, offset, count)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import trio
 import trio.testing
@@ -130,6 +132,10 @@ async def settled(condition: Callable[[], object]) -> None:
             return
         await trio.testing.wait_all_tasks_blocked(0.001)
     raise AssertionError("it never came true")
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 async def plain(request: Request) -> Response:

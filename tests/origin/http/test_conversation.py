@@ -7,7 +7,8 @@ import logging
 import os
 import resource
 import socket
-from collections.abc import AsyncIterator, Iterator
+import struct
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -16,11 +17,13 @@ import trio
 import trio.testing
 
 from origin.errors import Corrupt, NotFound, Refused, Unavailable
-from origin.http import Request, Response
-from origin.http.listen import CannotListen, Limits, open_tcp
+from origin.http import Request, Response, listen
+from origin.http.hot import HotPages
+from origin.http.listen import CannotListen, Limits, open_tcp, raise_descriptor_limit
+from origin.http.problems import problem
 from origin.metrics import Metrics
 from origin.model import Arriving, Hold, Refuse, Span
-from tests.origin.http.loopback import Running, answering, get, plain, running, settled
+from tests.origin.http.loopback import Running, answering, get, plain, resident_bytes, running, settled
 
 ETAG = ("ETag", '"sha256-x"')
 RANGES = ("Accept-Ranges", "bytes")
@@ -43,6 +46,7 @@ class Spool:
         self.file = path.open("w+b")
         self.releasable = 0
         self.failure: Exception | None = None
+        self.estimate: float | None = None
         self.closed = 0
         self._moved = trio.Event()
 
@@ -66,6 +70,9 @@ class Spool:
         self.failure = failure
         self._wake()
 
+    def estimate_s(self) -> float | None:
+        return self.estimate
+
     def close(self) -> None:
         self.closed += 1
 
@@ -86,8 +93,14 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
         yield spool
 
 
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+async def later(clock: trio.testing.MockClock, seconds: int, condition: Callable[[], object]) -> None:
+    """Wait until ``condition`` holds, which it must after at most so many seconds, and not at once."""
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert not condition()
+    for _ in range(seconds):
+        clock.jump(1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+    assert condition()
 
 
 # ---- requests -------------------------------------------------------------------------------------------------------
@@ -262,18 +275,20 @@ async def test_a_flight_that_fails_before_its_first_byte_is_told_as_an_error(spo
         assert (spool.closed, deliveries) == (1, [(0, False)])
 
 
-async def test_a_client_that_leaves_while_nothing_arrives_is_noticed(spool: Spool) -> None:
+async def test_a_client_that_leaves_while_nothing_arrives_is_noticed(spool: Spool, mock_clock: trio.testing.MockClock) -> None:
     deliveries = Deliveries()
     async with running(answering(lambda r: Response(200, [], Arriving(spool, 0, 1000), delivered=deliveries.note))) as server:
         async with server.client() as client:
             await client.send(get("/a"))
             spool.write(b"x" * 10)
-            await trio.testing.wait_all_tasks_blocked()
-        await settled(lambda: spool.closed)
+            # Bytes left unread would make this a reset, which is noticed at once.
+            while not client.buffer.endswith(b"x" * 10):
+                client.buffer += await client.stream.receive_some()
+        await later(mock_clock, 12, lambda: spool.closed)
         assert deliveries == [(10, False)]
 
 
-async def test_a_client_that_leaves_cancels_its_handler_alone() -> None:
+async def test_a_client_that_leaves_cancels_its_handler_alone(mock_clock: trio.testing.MockClock) -> None:
     cancelled, waiting = trio.Event(), trio.Event()
 
     async def handler(request: Request) -> Response:
@@ -289,13 +304,14 @@ async def test_a_client_that_leaves_cancels_its_handler_alone() -> None:
         async with server.client() as client:
             await client.send(get("/wait"))
             await waiting.wait()
-        with trio.fail_after(5):
-            await cancelled.wait()
+        await later(mock_clock, 12, cancelled.is_set)
         async with server.client() as client:
             assert (await client.get("/")).status == 200
 
 
-async def test_a_body_is_closed_even_if_the_client_leaves_as_it_is_made(tmp_path: Path) -> None:
+async def test_a_body_is_closed_even_if_the_client_leaves_as_it_is_made(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"x")
     span = CountedSpan(os.open(path, os.O_RDONLY), 0, 1)
@@ -311,8 +327,86 @@ async def test_a_body_is_closed_even_if_the_client_leaves_as_it_is_made(tmp_path
         async with server.client() as client:
             await client.send(get("/wait"))
             await waiting.wait()
-        await settled(lambda: span.closed)
+        await later(mock_clock, 12, lambda: span.closed)
         assert span.closed == 1
+
+
+async def test_a_client_that_resets_is_noticed_at_once() -> None:
+    cancelled, waiting = trio.Event(), trio.Event()
+
+    async def handler(request: Request) -> Response:
+        waiting.set()
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async with running(handler) as server:
+        async with server.client() as client:
+            await client.send(get("/wait"))
+            await waiting.wait()
+            client.stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with trio.fail_after(0.8):
+            await cancelled.wait()
+
+
+async def test_a_client_that_has_finished_sending_still_gets_its_answer(spool: Spool, mock_clock: trio.testing.MockClock) -> None:
+    async def handler(request: Request) -> Response:
+        if request.target == "/spool":
+            return Response(200, [], Arriving(spool, 0, 200))
+        await trio.sleep(5)
+        return Response(200, [], b"patience")
+
+    async with running(handler) as server:
+        async with server.client() as client:
+            await client.send(get("/slow"))
+            await client.stream.send_eof()
+            for _ in range(6):
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                mock_clock.jump(1)
+            answer = await client.answer()
+            assert (answer.body, answer.headers["connection"]) == (b"patience", "close")
+            assert await client.rest() == b""
+        async with server.client() as client:
+            await client.send(get("/spool"))
+            await client.stream.send_eof()
+            for _ in range(20):
+                # Longer in all than a silent one is kept; but never silent for long.
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                spool.write(b"x" * 10)
+                mock_clock.jump(6)
+            assert (await client.answer()).body == b"x" * 200
+            assert await client.rest() == b""
+
+
+async def test_a_reader_is_not_held_longer_than_it_may_be_before_its_first_byte(
+    spool: Spool, mock_clock: trio.testing.MockClock
+) -> None:
+    deliveries = Deliveries()
+    spool.write(b"x" * 10)
+
+    async def handler(request: Request) -> Response:
+        body = Arriving(spool, 0, 1000, trio.current_time() + 8)
+        return Response(200, [RANGES, ETAG], body, delivered=deliveries.note)
+
+    async with running(handler) as server, server.client() as client:
+        for estimate, told in ((None, "5"), (42.4, "42")):
+            spool.estimate = estimate
+            await client.send(get("/tail", "Range: bytes=-100"))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            mock_clock.jump(9)
+            answer = await client.answer()
+            assert (answer.status, answer.headers["retry-after"]) == (503, told)
+        assert (spool.closed, deliveries) == (2, [(0, False)] * 2)
+        # What is here already may leave however late it is.
+        await client.send(get("/start", "Range: bytes=0-9"))
+        answer = await client.answer()
+        assert (answer.status, answer.body) == (206, b"x" * 10)
+        await client.send(get("/tail", "Range: bytes=-1"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(7)
+        spool.write(b"y" * 990)
+        assert (await client.answer()).body == b"y"
 
 
 async def test_errors_become_problems_that_pip_uv_and_npm_can_show(caplog: pytest.LogCaptureFixture) -> None:
@@ -397,6 +491,85 @@ async def test_a_body_that_dawdles_is_cut_off(mock_clock: trio.testing.MockClock
         await trio.testing.wait_all_tasks_blocked(0.01)
         mock_clock.jump(31)
         assert (await client.answer()).status == 408
+
+
+async def test_a_body_that_trickles_is_cut_off(mock_clock: trio.testing.MockClock) -> None:
+    framings = ("Content-Length: 100\r\n\r\n", "Transfer-Encoding: chunked\r\n\r\n64\r\n")
+    async with running(plain, limits=Limits(body_s=60)) as server:
+        for framing in framings:
+            async with server.client() as client:
+                await client.send(f"POST / HTTP/1.1\r\nHost: localhost\r\n{framing}")
+                for _ in range(2):
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    mock_clock.jump(29)
+                    await client.send("x")
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                mock_clock.jump(3)
+                with trio.fail_after(29):
+                    assert (await client.answer()).status == 408
+
+
+async def test_a_body_too_large_is_refused_in_the_handler_s_words_if_it_refuses() -> None:
+    def answer(request: Request) -> Response:
+        assert request.body == b""
+        if request.target == "/upload":
+            return problem(403, "Forbidden", "read-only mirror")
+        return Response(200, [], b"not this")
+
+    size = 2_000_000
+    framings = (
+        b"Content-Length: %d\r\n\r\n" % size + bytes(size),
+        b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % size,
+        b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % size + bytes(size),
+    )
+    async with running(answering(answer)) as server:
+        for framing in framings:
+            for target, status, reason in (
+                (b"/upload", 403, "read-only mirror"),
+                (b"/audit", 413, "the request's body is too large"),
+            ):
+                async with server.client() as client:
+                    data = b"POST " + target + b" HTTP/1.1\r\nHost: localhost\r\n" + framing + get("/smuggled").encode()
+                    await client.send(data)
+                    answered = await client.answer()
+                    assert (answered.status, answered.reason, answered.headers["connection"]) == (status, reason, "close")
+                    await client.stream.send_eof()
+                    assert await client.rest() == b""
+        assert {request.target for request in server.seen} == {"/upload", "/audit"}
+
+
+async def test_an_expectation_without_a_body_is_ignored() -> None:
+    async with running(plain) as server, server.client() as client:
+        assert (await client.get("/a", "Expect: 100-continue")).body == b"GET /a 0"
+        await client.send("DELETE /a HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 0\r\n\r\n")
+        assert (await client.answer()).body == b"DELETE /a 0"
+
+
+async def test_empty_lines_before_a_request_are_skipped_but_not_many() -> None:
+    post = "POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nhello"
+    async with running(plain) as server:
+        async with server.client() as client:
+            for start in ("\r\n", "\r\n\r\n"):
+                await client.send(start + get("/a"))
+                assert (await client.answer()).body == b"GET /a 0"
+            for _ in range(4):
+                await client.send(post + "\r\n")
+                assert (await client.answer()).body == b"POST /a 5"
+            await client.send("\r")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await client.send("\n" + get("/a"))
+            assert (await client.answer()).body == b"GET /a 0"
+        for data in ("\r\n" * 3, "\r\n" * 3 + get("/a")):
+            async with server.client() as client:
+                await client.send(data)
+                assert (await client.answer()).status == 400
+                await client.stream.send_eof()
+                assert await client.rest() == b""
+        async with server.client() as client:
+            for _ in range(3):
+                await client.send("\r\n")
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            assert (await client.answer()).status == 400
 
 
 async def drained(sock: trio.socket.SocketType) -> None:
@@ -501,6 +674,55 @@ async def test_beyond_the_limit_newcomers_wait_until_somebody_leaves(mock_clock:
 # ---- opening and draining ---------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        in_use = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+        resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 1, hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        with contextlib.suppress(OSError):
+            while True:
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+        yield
+
+
+async def test_without_descriptors_accepting_pauses_and_comes_back(
+    mock_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(plain) as server:
+        with trio.socket.socket() as sock:
+            with no_descriptors_left():
+                await sock.connect(("127.0.0.1", server.port))
+                await sock.send(get("/a").encode())
+                await trio.testing.wait_all_tasks_blocked(0.1)
+                assert caplog.text.count("cannot accept connections") == 1
+            mock_clock.jump(2)
+            assert (await sock.recv(1000)).startswith(b"HTTP/1.1 200")
+
+
+async def test_connections_leave_descriptors_for_files_and_upstream(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
+) -> None:
+    monkeypatch.setattr(listen, "raise_descriptor_limit", lambda: 4)
+    async with running(plain) as server, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(server.client()) for _ in range(3)]
+        for client in clients:
+            await client.send(get("/a"))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert server.server.statistics()["connections"] == 2
+        assert "at most 2 connections" in caplog.text
+
+
+def test_the_limit_of_descriptors_is_raised_to_the_most_allowed() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+        assert raise_descriptor_limit() == resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 512
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 async def test_draining_closes_the_idle_and_lets_the_busy_finish(spool: Spool) -> None:
     async with running(answering(lambda r: Response(200, [], Arriving(spool, 0, 100)))) as server:
         async with server.client() as idle, server.client() as busy, server.client() as late:
@@ -538,6 +760,36 @@ async def test_draining_cuts_what_outlasts_it(spool: Spool, mock_clock: trio.tes
         mock_clock.jump(2)
         assert (await client.rest()).endswith(b"\r\n\r\nx")
         await settled(lambda: spool.closed)
+
+
+def test_an_address_this_machine_lacks_does_not_keep_a_name_s_others_from_being_listened_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def means(*addresses: str) -> None:
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in addresses]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
+
+    means("192.0.2.1", "127.0.0.1")
+    listeners = open_tcp("localhost", 0)
+    assert [listener.getsockname()[0] for listener in listeners] == ["127.0.0.1"]
+    listeners[0].close()
+    means("192.0.2.1")
+    with pytest.raises(CannotListen, match=r"Cannot listen on localhost:0: Cannot assign requested address\.$"):
+        open_tcp("localhost", 0)
+
+
+@pytest.mark.parametrize("name", ["(none)", "build-host-", "a b"])
+async def test_a_machine_s_odd_name_does_not_keep_it_from_serving(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: name)
+    server = listen.Server(plain, HotPages(1 << 20))
+    async with trio.open_nursery() as nursery:
+        listeners = open_tcp("0.0.0.0", 0)  # noqa: S104 - the case in question
+        port = listeners[0].getsockname()[1]
+        await nursery.start(server.serve, listeners)
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(get("/a", host=f"127.0.0.1:{port}").encode())
+            assert (await stream.receive_some(1000)).startswith(b"HTTP/1.1 200")
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_taken_port_is_told_in_a_sentence() -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
 import trio.testing
 
 from origin.http import Request, Response
-from origin.http.hot import LIMIT_BLOCKS, LIMIT_PAIRS, HotPages
+from origin.http.hot import JOINED_BYTES, LIMIT_BLOCKS, LIMIT_PAIRS, HotPages, Rendered
 from origin.http.listen import Limits
 from origin.metrics import Tally
 from origin.model import Validity
-from tests.origin.http.loopback import Running, get, running, settled
+from tests.origin.http.loopback import Running, get, resident_bytes, running, settled
 
 
 class Pages:
@@ -348,6 +350,63 @@ async def test_a_send_that_takes_nothing_loses_no_answer() -> None:
             assert len(server.seen) == 1
 
 
+@pytest.mark.parametrize("size", [100, JOINED_BYTES, JOINED_BYTES + 1])
+async def test_a_short_send_loses_and_repeats_nothing_wherever_it_ends(size: int) -> None:
+    rendered = Rendered(_page(size), os.urandom(size), '"e"', Validity(9e9), Tally())
+    rendered.refresh(1, b"d" * 29)
+    message = rendered.whole + (rendered.body if rendered.is_apart else b"")
+    assert message.endswith(b"\r\n\r\n" + rendered.body)
+    head_bytes = len(message) - size
+    for sent in (0, 1, head_bytes - 1, head_bytes, head_bytes + 1, len(message) - 1):
+        head, body = rendered.left(rendered.whole, sent)
+        assert head + bytes(body) == message[sent:]
+        assert body.obj is rendered.body
+    head, body = rendered.left(rendered.brief, 3)
+    assert head + bytes(body) == rendered.brief[3:]
+
+
+async def test_slow_readers_of_different_seconds_share_one_body(mock_clock: trio.testing.MockClock) -> None:
+    size, readers = 4 << 20, 30
+    pages = Pages(limit_bytes=1 << 28, size=size)
+    now = 1_800_000_000.0
+    async with running(pages, hot=pages.hot, clock=lambda: now) as server, AsyncExitStack() as stack:
+        async with server.client() as client:
+            await client.get("/big")
+        before = resident_bytes()
+        for _ in range(readers):
+            sock = stack.enter_context(await _dawdler(server))
+            await sock.send(get("/big").encode())
+            await trio.testing.wait_all_tasks_blocked(0.001)
+            now += 1
+        assert server.server.statistics()["busy"] == readers
+        assert len(server.seen) == 1
+        assert resident_bytes() - before < 8 * size
+
+
+async def test_a_long_header_is_answered_and_not_remembered() -> None:
+    pages = Pages()
+    async with running(pages, hot=pages.hot) as server, server.client() as client:
+        await client.get("/a")
+        for lines in ((), ('If-None-Match: "1-identity"',)):
+            for _ in range(2):
+                await client.get("/a", f"Cookie: {'x' * 60_000}", *lines)
+                (connection,) = server.server._doors[0]._connections.values()
+                assert len(connection.block) + len(connection.before) + len(connection.after) < 2048
+        assert len(server.seen) == 1
+        assert b" /a " in (await client.get("/a")).body
+        assert len(server.seen) == 1
+
+
+async def test_empty_lines_between_hits_are_counted_anew_for_each() -> None:
+    pages = Pages()
+    async with running(pages, hot=pages.hot) as server, server.client() as client:
+        for _ in range(5):
+            assert b" /a " in (await client.get("/a")).body
+            await client.send("\r\n\r\n")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(server.seen) == 1
+
+
 async def test_a_client_that_leaves_in_the_middle_of_a_hit_harms_nobody() -> None:
     pages = Pages(limit_bytes=1 << 28, size=4 << 20)
     async with running(pages, hot=pages.hot) as server:
@@ -384,7 +443,7 @@ def _page(size: int, etag: str = '"e"') -> Response:
 
 
 def test_the_store_stays_within_its_bytes_and_passes_over_what_was_used() -> None:
-    hot = HotPages(100_000)
+    hot = HotPages(200_000)
     validity, tally = Validity(9e9), Tally()
     for number in range(5):
         hot.keep(_request(f"/{number}"), _page(10_000), validity, tally)
@@ -393,7 +452,7 @@ def test_the_store_stays_within_its_bytes_and_passes_over_what_was_used() -> Non
         for rendered in used.values():
             rendered.refresh(second, b"d" * 29)
         hot.keep(_request(f"/n{second}"), _page(10_000), validity, tally)
-        assert hot.statistics()["bytes"] <= 100_000
+        assert hot.statistics()["bytes"] <= 200_000
     assert b"GET /0 HTTP/1.1\r\n" in hot.pages("http://127.0.0.1", "")
     assert hot.statistics()["answers"] == len(hot.pages("http://127.0.0.1", ""))
     assert hot.statistics()["evicted"] > 150

@@ -74,14 +74,21 @@ def test_ranges_are_for_get_and_for_what_offers_them() -> None:
     assert apply(request(range="bytes=0-"), response(b""), NOW).status == 416
 
 
+def test_a_precondition_guards_only_what_has_an_etag() -> None:
+    assert apply(request(if_match='"a"'), response(etag=None), NOW).status == 200
+    weak = response(etag='W/"e"')
+    assert apply(request(if_match='W/"e"'), weak, NOW).status == 412
+    assert apply(request(if_match="*"), weak, NOW).status == 200
+
+
 def test_a_span_and_an_arrival_are_narrowed_without_being_read() -> None:
     span = Span(-1, 100, 200)
     answer = apply(request(range="bytes=10-19"), Response(200, [("Accept-Ranges", "bytes")], span), NOW)
     assert answer.body == Span(-1, 110, 120)
     assert span == Span(-1, 100, 200)
-    arriving = Arriving(None, 100, 200)  # type: ignore[arg-type]
+    arriving = Arriving(None, 100, 200, 7.5)  # type: ignore[arg-type]
     answer = apply(request(range="bytes=-5"), Response(200, [("Accept-Ranges", "bytes")], arriving), NOW)
-    assert answer.body == Arriving(None, 195, 200)  # type: ignore[arg-type]
+    assert answer.body == Arriving(None, 195, 200, 7.5)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -124,6 +131,17 @@ def test_a_date_proves_a_part_only_once_its_second_is_over() -> None:
         ({"if_modified_since": "yesterday"}, 200),
         ({"if_none_match": '"a"', "if_modified_since": formatdate(MODIFIED, usegmt=True)}, 200),
         ({"if_none_match": '"e"', "range": "bytes=0-1"}, 304),
+        ({"if_match": '"e"'}, 200),
+        ({"if_match": '"a", "e"'}, 200),
+        ({"if_match": "*"}, 200),
+        ({"if_match": '"a"'}, 412),
+        ({"if_match": 'W/"e"'}, 412),
+        ({"if_match": '"a"', "if_none_match": '"e"', "range": "bytes=0-1"}, 412),
+        ({"if_match": '"e"', "if_none_match": '"e"'}, 304),
+        ({"if_unmodified_since": formatdate(MODIFIED, usegmt=True)}, 200),
+        ({"if_unmodified_since": formatdate(MODIFIED - 1, usegmt=True)}, 412),
+        ({"if_unmodified_since": "yesterday"}, 200),
+        ({"if_match": '"e"', "if_unmodified_since": formatdate(MODIFIED - 1, usegmt=True)}, 200),
     ],
 )
 def test_conditions_are_answered_in_their_order(fields: dict[str, str], status: int) -> None:
