@@ -88,6 +88,8 @@ class PyPI:
     # -- requests
 
     def resource(self, method: str, target: str) -> Resource | None:
+        if target.startswith("/"):
+            raise ValueError("empty segment in the request target")
         asked = targets.parse(target)
         segments = asked.segments
         if segments[:1] == ("legacy",) or method == "POST":
