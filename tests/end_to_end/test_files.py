@@ -184,6 +184,7 @@ def test_files_survive_a_restart_and_keep_their_validator(
     wheel = shelf.wheel(project, "1.0", size=3 * MB)
     fake.publish(wheel)
     before = edge.file(wheel)
+    wait_until(lambda: edge.metric("leeward_flights_running") == 0)
     edge.restart()
     after = edge.file(wheel)
     assert (after.status, after.headers["etag"], after.body) == (200, before.headers["etag"], before.body)

@@ -43,11 +43,10 @@ def outage(fake: FakePyPI, kind: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Orchard:
-    """An edge that holds a whole tree, and how long each client took to install it from there in good health."""
+    """An edge that holds a whole tree, and what it installs."""
 
     edge: Edge
     expected: dict[str, str]
-    healthy_s: dict[str, float]
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +57,9 @@ def orchard(fake: FakePyPI, shelf: Shelf, scratch: Path) -> Iterator[Orchard]:
     fake.publish(root, sdist, *leaves)
     expected = {one.project: one.version for one in (root, sdist, *leaves)}
     with Edge(Path(tempfile.mkdtemp(dir=scratch)), fake.index_url) as edge:
-        healthy_s = {}
-        for client in (PIP, *CLIENTS):  # pip the first time for all: cold
-            workspace = Workspace(Path(tempfile.mkdtemp(dir=scratch)))
-            result = client.install(workspace, edge.index_url, ["big-tree"])
-            assert result.installed == expected, result.output
-            healthy_s[client.name] = result.seconds
-        yield Orchard(edge, expected, healthy_s)
+        result = PIP.install(Workspace(Path(tempfile.mkdtemp(dir=scratch))), edge.index_url, ["big-tree"])
+        assert result.installed == expected, result.output
+        yield Orchard(edge, expected)
 
 
 @pytest.fixture(autouse=True)
@@ -87,6 +82,7 @@ def test_a_second_installation_asks_upstream_for_no_file(
     assert fake.count(kind="file") + fake.count(kind="metadata") == seen
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     ("client", "kind"),
     [(client, kind) for client in CLIENTS for kind in OUTAGES if client in {PIP, UV} or kind == "silent"],
@@ -96,17 +92,32 @@ def test_everything_held_installs_at_the_usual_speed_when_the_registry_is_gone(
     fake: FakePyPI, orchard: Orchard, workspace: Workspace, client: Client, kind: str
 ) -> None:
     edge = orchard.edge
-    edge.stop()
-    edge.age(6 * HOURS_S)
-    with outage(fake, kind):
-        edge.start()
+
+    def install_s() -> float:
+        workspace.empty_cache()
         result = client.install(workspace, edge.index_url, ["big-tree"])
+        assert result.succeeded, result.output
+        assert result.installed == orchard.expected
+        return result.seconds
+
+    healthy_s = outage_s = 0.0
+    # Several pairs, because a busy machine slows one or the other; what waits for a registry does so each time.
+    for attempt in range(3):
+        edge.age(0)
+        edge.restart()
+        healthy_s = install_s()
+        edge.stop()
+        edge.age((6 + attempt) * HOURS_S)
+        with outage(fake, kind):
+            edge.start()
+            outage_s = install_s()
+        print(
+            f"{client.name}, upstream {kind}: {outage_s:.2f} s, healthy and warm {healthy_s:.2f} s ({outage_s / healthy_s:.2f})"
+        )
+        if outage_s < 1.2 * healthy_s:
+            break
     edge.age(0)
-    healthy_s = orchard.healthy_s[client.name]
-    print(f"{client.name}, upstream {kind}: {result.seconds:.2f} s, healthy and warm {healthy_s:.2f} s")
-    assert result.succeeded, result.output
-    assert result.installed == orchard.expected
-    assert result.seconds < 1.5 * healthy_s + 1
+    assert outage_s < 1.5 * healthy_s + 1
 
 
 @pytest.mark.parametrize("kind", OUTAGES)

@@ -122,11 +122,11 @@ def test_a_rule_changes_the_validator_without_asking_upstream(
     fake.publish(shelf.wheel(project, "1.0"), shelf.wheel(project, "2.0"))
     before = edge.page(project).headers["etag"]
     edge.set_rules(Rule(f"pkg:pypi/{project}@2.0", "not this one"))
-    wait_until(lambda: edge.page(project, If_None_Match=before).status == 200, 1.0)
+    wait_until(lambda: edge.page(project, If_None_Match=before).status == 200, 5)
     changed = edge.page(project, If_None_Match=before)
     assert changed.headers["etag"] != before
     edge.set_rules()
-    wait_until(lambda: edge.page(project, If_None_Match=before).status == 304, 1.0)
+    wait_until(lambda: edge.page(project, If_None_Match=before).status == 304, 5)
     assert fake.count(kind="page", path=f"*/{project}/") == 1
 
 

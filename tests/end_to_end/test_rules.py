@@ -18,7 +18,11 @@ JSON = "application/vnd.pypi.simple.v1+json"
 
 REASON = "steals cookies; ask security about ticket 4711"
 
-WITHIN_S = 1.0
+AT_ONCE_S = 1.0
+"""How long a rule may take to reach every path."""
+
+SOON_S = 5.0
+"""The same on a machine that others keep busy."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ def test_no_path_delivers_a_refused_file(edge: Edge, release: Release, path: str
         assert edge.file(release.evil).status == 200
     edge.set_rules(release.rule)
     refused = PATHS[path]
-    wait_until(lambda: refused(edge, release.evil).status == 403, WITHIN_S)
+    wait_until(lambda: refused(edge, release.evil).status == 403, SOON_S)
     for _ in range(3):
         reply = refused(edge, release.evil)
         assert reply.status == 403
@@ -92,10 +96,11 @@ def test_no_path_delivers_a_refused_file(edge: Edge, release: Release, path: str
             assert isinstance(document["message"], str)
     assert edge.file(release.good).status == 200
     edge.set_rules()
-    wait_until(lambda: refused(edge, release.evil).status in {200, 206, 304}, WITHIN_S)
+    wait_until(lambda: refused(edge, release.evil).status in {200, 206, 304}, SOON_S)
 
 
-def test_the_page_lists_it_yanked_with_the_reason_at_once_on_the_hot_path_too(edge: Edge, release: Release) -> None:
+@pytest.mark.alone
+def test_the_page_lists_it_yanked_with_the_reason_within_a_second_on_the_hot_path_too(edge: Edge, release: Release) -> None:
     before: dict[tuple[str, str], Reply] = {}
     variants = [(accept, coding) for accept in (JSON, "text/html") for coding in ("identity", "gzip")]
     for _ in range(3):
@@ -109,20 +114,20 @@ def test_the_page_lists_it_yanked_with_the_reason_at_once_on_the_hot_path_too(ed
     assert all(unchanged(*variant) for variant in variants)
     edge.set_rules(release.rule)
     began = time.monotonic()
-    wait_until(lambda: not any(unchanged(*variant) for variant in variants), WITHIN_S)
+    wait_until(lambda: not any(unchanged(*variant) for variant in variants) and edge.file(release.evil).status == 403, AT_ONCE_S)
     print(f"the rule reached the hot path after {time.monotonic() - began:.3f} s")
     assert entry(edge, release.evil)["yanked"] == REASON
     assert entry(edge, release.good)["yanked"] is False
     assert REASON in edge.page(release.evil.project, "text/html").content.decode()
     edge.set_rules()
-    wait_until(lambda: all(unchanged(*variant) for variant in variants), WITHIN_S)
+    wait_until(lambda: all(unchanged(*variant) for variant in variants), AT_ONCE_S)
     assert entry(edge, release.evil)["yanked"] is False
 
 
 def test_legacy_json_does_not_offer_it_either(edge: Edge, release: Release) -> None:
     name = release.evil.project
     edge.set_rules(release.rule)
-    wait_until(lambda: edge.file(release.evil).status == 403, WITHIN_S)
+    wait_until(lambda: edge.file(release.evil).status == 403, SOON_S)
     for path in (f"/pypi/pypi/{name}/json", f"/pypi/pypi/{name}/2.0/json"):
         reply = edge.ask(path)
         if reply.status == 403:
@@ -140,12 +145,12 @@ def test_legacy_json_does_not_offer_it_either(edge: Edge, release: Release) -> N
 
 def test_an_invalid_edit_keeps_the_last_rules_and_says_so(edge: Edge, release: Release) -> None:
     edge.set_rules(release.rule)
-    wait_until(lambda: edge.file(release.evil).status == 403, WITHIN_S)
+    wait_until(lambda: edge.file(release.evil).status == 403, SOON_S)
     edge.set_rules(Rule("this is no purl", "…"))
     wait_until(lambda: edge.metric("leeward_rules_invalid") == 1, 2)
     assert edge.file(release.evil).status == 403
     edge.set_rules()
-    wait_until(lambda: edge.file(release.evil).status == 200, WITHIN_S)
+    wait_until(lambda: edge.file(release.evil).status == 200, SOON_S)
     assert edge.metric("leeward_rules_invalid") == 0
 
 
@@ -155,12 +160,12 @@ def test_a_rule_holds_from_the_first_request_after_a_restart(edge: Edge, release
     edge.restart()
     assert edge.file(release.evil).status == 403
     edge.set_rules()
-    wait_until(lambda: edge.file(release.evil).status == 200, WITHIN_S)
+    wait_until(lambda: edge.file(release.evil).status == 200, SOON_S)
 
 
 def test_a_refused_file_is_never_asked_of_upstream(fake: FakePyPI, edge: Edge, release: Release) -> None:
     edge.set_rules(release.rule)
-    wait_until(lambda: edge.file(release.evil).status == 403, WITHIN_S)
+    wait_until(lambda: edge.file(release.evil).status == 403, SOON_S)
     fake.forget()
     for ask in PATHS.values():
         ask(edge, release.evil)
@@ -173,10 +178,10 @@ def test_bytes_that_are_still_arriving_are_refused_too(fake: FakePyPI, edge: Edg
     # A range in the part already released: answered while the rest is still arriving.
     assert edge.file(release.evil, Range="bytes=0-99").status == 206
     edge.set_rules(release.rule)
-    wait_until(lambda: edge.file(release.evil, Range="bytes=0-99").status == 403, WITHIN_S)
+    wait_until(lambda: edge.file(release.evil, Range="bytes=0-99").status == 403, SOON_S)
     fake.behave(gate)
     edge.set_rules()
-    wait_until(lambda: edge.file(release.evil).status == 200, WITHIN_S)
+    wait_until(lambda: edge.file(release.evil).status == 200, SOON_S)
 
 
 # ---- clients ---------------------------------------------------------------------------------------------------------
@@ -197,7 +202,7 @@ def refused(edge: Edge, release: Release, workspace: Workspace, request: pytest.
         result = client.install(workspace, edge.index_url, [release.evil.project])
         assert result.installed == {release.evil.project: "2.0"}, result.output
     edge.set_rules(release.rule)
-    wait_until(lambda: edge.file(release.evil).status == 403, WITHIN_S)
+    wait_until(lambda: edge.file(release.evil).status == 403, SOON_S)
     return release
 
 
@@ -244,13 +249,13 @@ def test_a_pin_with_hashes_fails_with_the_reason(
     if held:
         assert edge.file(release.evil).status == 200
     edge.set_rules(release.rule)
-    wait_until(lambda: edge.file(release.evil).status == 403, WITHIN_S)
+    wait_until(lambda: edge.file(release.evil).status == 403, SOON_S)
     result = client.install(workspace, edge.index_url, [release.evil.pin], hashes=[release.evil])
     assert not result.succeeded
     assert result.installed == {}
     assert REASON in result.flat, result.output
     edge.set_rules()
-    wait_until(lambda: edge.file(release.evil).status == 200, WITHIN_S)
+    wait_until(lambda: edge.file(release.evil).status == 200, SOON_S)
     again = Workspace(Path(tempfile.mkdtemp(dir=scratch)))
     assert PIP.install(again, edge.index_url, [], hashes=[release.evil]).installed == {project: "2.0"}
 
@@ -258,7 +263,7 @@ def test_a_pin_with_hashes_fails_with_the_reason(
 @pytest.mark.parametrize("client", [PIP, UV, POETRY], ids=lambda client: client.name)
 def test_a_whole_project_can_be_refused(edge: Edge, release: Release, client: Client, workspace: Workspace) -> None:
     edge.set_rules(Rule(f"pkg:pypi/{release.evil.project}", REASON))
-    wait_until(lambda: edge.file(release.good).status == edge.file(release.evil).status == 403, WITHIN_S)
+    wait_until(lambda: edge.file(release.good).status == edge.file(release.evil).status == 403, SOON_S)
     result = client.install(
         workspace, edge.index_url, [release.evil.project], options=["--retries", "0"] if client is PIP else []
     )
@@ -272,7 +277,7 @@ def test_local_versions_and_other_spellings_do_not_slip_through(fake: FakePyPI, 
     fake.publish(shelf.wheel(project, "1.0"), *evil)
     spelt_oddly = project.upper().replace("-", "_")
     edge.set_rules(Rule(f"pkg:pypi/{spelt_oddly}@>=2.0,<3", REASON))
-    wait_until(lambda: edge.file(evil[0]).status == 403, WITHIN_S)
+    wait_until(lambda: edge.file(evil[0]).status == 403, SOON_S)
     assert [edge.file(one).status for one in evil] == [403] * len(evil)
     assert edge.file(shelf.wheel(project, "1.0")).status == 200
     edge.set_rules()

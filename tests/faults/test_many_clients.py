@@ -39,6 +39,7 @@ def fetches(fake: FakePyPI, wheel: Distribution) -> int:
     return fake.count(kind="file", path=f"*/{wheel.filename}")
 
 
+@pytest.mark.alone
 async def test_a_hundred_clients_cost_one_fetch_and_none_waits_for_its_first_byte(
     fake: FakePyPI, edge: Edge, wheel: Distribution
 ) -> None:
@@ -100,6 +101,7 @@ async def test_the_only_client_leaves_and_the_next_gets_it_right(
     assert fetches(fake, wheel) <= 2
 
 
+@pytest.mark.alone
 async def test_a_slow_reader_slows_nobody_else(fake: FakePyPI, edge: Edge, wheel: Distribution) -> None:
     slow = Download(edge.port, edge.file_path(wheel))
     quick = [Download(edge.port, edge.file_path(wheel)) for _ in range(5)]
