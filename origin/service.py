@@ -37,7 +37,14 @@ ADOPTION_S = 2.0
 TRIM_S = 3600.0
 ACCESSES_KEPT_S = 30 * 86400.0
 ACCESSES_KEPT = 3_000_000
-"""How often the access ledger is trimmed, and what it keeps at most: seconds back, and records."""
+"""How often what only grows is trimmed, and what the access ledger keeps at most: seconds back, and records."""
+
+ABSENCES_KEPT_S = 86400.0
+ABSENCES_KEPT = 10_000
+"""What is kept of projects that do not exist: anybody can make such names up."""
+
+CHANGES_KEPT = 1_000_000
+"""Lines of the feed kept for those who follow it."""
 
 type Progress = Callable[[dict[str, object]], Awaitable[None]]
 
@@ -165,6 +172,8 @@ class Service:
         if now >= self._trim_at:
             self._trim_at = now + TRIM_S
             await self._catalog.trim_accesses(now - ACCESSES_KEPT_S, ACCESSES_KEPT)
+            await self._catalog.trim_absences(now - ABSENCES_KEPT_S, ABSENCES_KEPT)
+            await self._catalog.trim_changes(CHANGES_KEPT)
 
     async def evict(self, more: int = 0) -> int:
         """Delete the least recently used blobs until the store is at ``normal`` with ``more`` bytes to come; returns the bytes freed."""
@@ -223,13 +232,15 @@ class Service:
         kind, project, _ = parse_purl(purl)
         pages: list[dict[str, object]] = []
         for registry, name in self._instances(kind, project):
-            page = Page(registry.name, name)
-            await progress({"page": page.key})
-            try:
-                outcome = await self._pages.refresh(page)
-            except (Unavailable, Corrupt, NotFound) as error:
-                outcome = f"failed: {error}"
-            pages.append({"page": page.key, "outcome": outcome})
+            listing = Page(registry.name, name)
+            views = [page for page in await self._catalog.views(registry.name, name) if page != listing]
+            for page in (listing, *views):
+                await progress({"page": page.key})
+                try:
+                    outcome = await self._pages.refresh(page)
+                except (Unavailable, Corrupt, NotFound) as error:
+                    outcome = f"failed: {error}"
+                pages.append({"page": page.key, "outcome": outcome})
         return {"purl": purl, "pages": pages}
 
     async def _why_command(self, arguments: dict[str, object], _: Progress) -> object:
