@@ -103,6 +103,49 @@ class CatalogContract:
         assert answer is not None
         assert answer.document == document
 
+    async def test_an_absence_that_is_known_is_no_news(self, catalog: Catalog) -> None:
+        assert await catalog.publish(stored(status=404, document=b"", received_at=1.0)) == 1
+        assert await catalog.publish(stored(status=404, document=b"", received_at=2.0, stamp=Stamp(7.0, 8.0))) == 1
+        assert [change.serial for change in await catalog.changes(0)] == [1]
+        answer = await catalog.answer(SIX)
+        assert answer is not None
+        assert (answer.received_at, answer.stamp) == (2.0, Stamp(7.0, 8.0, 1))
+        assert await catalog.publish(stored(status=410, document=b"")) == 2
+        assert await catalog.publish(stored()) == 3
+        assert await catalog.publish(stored()) == 4
+        assert [change.serial for change in await catalog.changes(0)] == [1, 2, 3, 4]
+
+    async def test_every_page_of_a_project_is_a_view_of_it(self, catalog: Catalog) -> None:
+        pages = [SIX, Page("pypi", "six", "json"), Page("pypi", "six", "provenance")]
+        for page in (*pages[::-1], Page("pypi", "seven"), Page("other", "six"), Page("pypi", "six-extra")):
+            await catalog.publish(stored(page))
+        await catalog.publish(stored(pages[1], status=404, document=b""))
+        assert list(await catalog.views("pypi", "six")) == pages
+        assert list(await catalog.views("pypi", "absent")) == []
+
+    async def test_absences_are_trimmed_by_age_and_number(self, catalog: Catalog) -> None:
+        for number in range(10):
+            status = (404, 410)[number % 2]
+            await catalog.publish(stored(Page("pypi", f"gone-{number}"), status=status, document=b"", received_at=float(number)))
+        await catalog.publish(stored(received_at=0.0))
+        assert await catalog.trim_absences(0.0, 10) == 0
+        assert await catalog.trim_absences(3.0, 100) == 3
+        assert await catalog.trim_absences(0.0, 4) == 3
+        assert await catalog.trim_absences(8.0, 3) == 2
+        left = [number for number in range(10) if await catalog.answer(Page("pypi", f"gone-{number}")) is not None]
+        assert left == [8, 9]
+        assert await catalog.trim_absences(0.0, 0) == 2
+        assert await catalog.trim_absences(1e12, 0) == 0
+        assert await catalog.answer(SIX) is not None
+
+    async def test_a_page_whose_absence_was_trimmed_is_never_numbered_as_before(self, catalog: Catalog) -> None:
+        for status in (404, 200, 404):
+            last = await catalog.publish(stored(status=status, document=b"x" if status == 200 else b""))
+        assert await catalog.trim_absences(1e12, 10) == 1
+        assert await catalog.answer(SIX) is None
+        assert await catalog.publish(stored()) > last
+        assert await catalog.publish(stored(Page("pypi", "other"))) > last
+
     # -- owners
 
     async def test_owners_are_recorded_and_corrected(self, catalog: Catalog) -> None:
@@ -207,6 +250,25 @@ class CatalogContract:
         assert [change.serial for change in await catalog.changes(2)] == [3, 4, 5]
         assert [change.serial for change in await catalog.changes(2, limit=1)] == [3]
         assert list(await catalog.changes(5)) == []
+
+    async def test_a_trimmed_feed_goes_on_and_says_where_it_begins(self, catalog: Catalog) -> None:
+        assert await catalog.oldest_change() == 1
+        assert await catalog.trim_changes(5) == 0
+        for number in range(10):
+            await catalog.publish(stored(Page("pypi", str(number))))
+        assert await catalog.oldest_change() == 1
+        assert await catalog.trim_changes(10) == 0
+        assert await catalog.trim_changes(4) == 6
+        assert await catalog.oldest_change() == 7
+        assert [change.serial for change in await catalog.changes(0)] == [7, 8, 9, 10]
+        assert [change.serial for change in await catalog.changes(8, limit=1)] == [9]
+        await catalog.bind(bound())
+        assert [change.serial for change in await catalog.changes(6)] == [7, 8, 9, 10, 11]
+        # The last line stays even so: the next serial is one more.
+        assert await catalog.trim_changes(0) == 4
+        await catalog.publish(stored())
+        assert [change.serial for change in await catalog.changes(0)] == [11, 12]
+        assert await catalog.oldest_change() == 11
 
     # -- events, accesses, memory
 

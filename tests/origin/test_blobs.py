@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
 import trio.testing
 
+from origin.blobs import disk
 from origin.blobs.disk import STEP_BYTES, DiskBlobs, Room
 from origin.blobs.memory import MemoryBlobs
-from origin.errors import Unavailable
+from origin.errors import Unavailable, Unusable
 from origin.metrics import Metrics
 from origin.model import Digest
 from tests.contracts.blobs import Arena, BlobContract, digest_of, put
@@ -346,3 +349,232 @@ async def test_a_name_whose_directory_cannot_be_synced_is_taken_back(blobs: Disk
     await spool.discard()
     assert [each async for each in blobs.digests()] == []
     assert set(blobs.statistics().values()) == {0}
+
+
+async def test_a_file_larger_than_all_the_memory_is_told_which_setting_would_let_it_pass(tmp_path: Path) -> None:
+    blobs = DiskBlobs(tmp_path, limit_bytes=10, memory_bytes=3 << 20)
+    with pytest.raises(Unavailable, match=r"a file of 4 MiB or more exceeds the 3 MiB of memory .*store\.spool_memory"):
+        await blobs.spool(size=4 << 20)
+    first = await blobs.spool(size=2 << 20)
+    with pytest.raises(Unavailable, match=r"the 3 MiB of memory .*store\.spool_memory\) are taken"):
+        await blobs.spool(size=2 << 20)
+    await first.write(b"x" * (3 << 20))
+    assert blobs.statistics()["memory_bytes"] == 3 << 20
+    with pytest.raises(Unavailable, match="exceeds"):
+        await first.write(b"y")
+    assert blobs.statistics()["memory_bytes"] == 3 << 20
+    await first.discard()
+    assert set(blobs.statistics().values()) == {0}
+
+
+# ---- one name, several tasks
+
+
+def hold_back_directory_syncs(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Adoptions wait, renamed but not yet durable, until the event is set."""
+    going_on = threading.Event()
+
+    def wait(path: str) -> None:
+        assert going_on.wait(30)
+
+    monkeypatch.setattr(disk, "sync_directory", wait)
+    return going_on
+
+
+@pytest.mark.parametrize("held_before", [False, True])
+async def test_a_blob_adopted_at_the_moment_of_its_deletion_stays(
+    blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch, held_before: bool
+) -> None:
+    digest = await put(blobs, b"wanted again")  # its directory exists: only the name's own sync is left
+    if not held_before:
+        await blobs.delete(digest)
+    going_on = hold_back_directory_syncs(monkeypatch)
+    deleted = []
+
+    async def delete() -> None:
+        deleted.append(await blobs.delete(digest))
+        await blobs.quarantine(digest_of(b"another"))
+
+    async def quarantine() -> None:
+        await blobs.quarantine(digest)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(put, blobs, b"wanted again")
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.start_soon(delete)
+        nursery.start_soon(quarantine)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert deleted == []
+        going_on.set()
+    assert deleted == [False]
+    assert await blobs.verify(digest)
+    assert blobs.statistics() == {
+        "held_bytes": 12, "held_blobs": 1, "reserved_bytes": 0, "lingering_bytes": 0, "memory_bytes": 0,
+    }  # fmt: skip
+    assert await blobs.delete(digest)
+    assert blobs._turns == {}
+
+
+async def test_an_adoption_that_fails_takes_nobody_elses_blob_with_it(blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    digest = await put(blobs, b"shared")
+    await blobs.delete(digest)
+    going_on = threading.Event()
+    real, failures = disk.sync_directory, iter([True])
+
+    def fail_once(path: str) -> None:
+        if next(failures, False):
+            assert going_on.wait(30)
+            raise OSError(errno.EIO, "Input/output error")
+        real(path)
+
+    monkeypatch.setattr(disk, "sync_directory", fail_once)
+
+    async def fail() -> None:
+        spool = await blobs.spool(size=6)
+        await spool.write(b"shared")
+        with pytest.raises(Unavailable):
+            await blobs.adopt(spool, digest)
+        await spool.discard()
+
+    second = await blobs.spool(size=6)
+    await second.write(b"shared")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fail)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.start_soon(blobs.adopt, second, digest)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        going_on.set()
+    await second.discard()
+    assert await blobs.verify(digest)
+    assert blobs.statistics()["held_bytes"] == 6
+
+
+# ---- a disk that fails
+
+
+class FailingOs:
+    """The ``os`` module as ``disk`` sees it, one function of which fails. ``close`` closes all the same, as Linux's does."""
+
+    def __init__(self, name: str, code: int) -> None:
+        self.name = name
+        self.code = code
+
+    def __getattr__(self, name: str) -> object:
+        return self.fail if name == self.name else getattr(os, name)
+
+    def fail(self, *arguments: object, **_: object) -> NoReturn:
+        if self.name == "close":
+            os.close(arguments[0])  # type: ignore[arg-type]  # the descriptor
+        raise OSError(self.code, os.strerror(self.code))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EMFILE, errno.EROFS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "open", "close", "fstat", "lstat", "statvfs", "unlink", "rename", "mkdir", "scandir", "fsync", "fdatasync", "fchmod",
+        "ftruncate", "pwrite", "posix_fallocate", "memfd_create",
+    ],
+)  # fmt: skip
+async def test_whatever_fails_nothing_but_what_was_promised_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, code: int
+) -> None:
+    blobs = DiskBlobs(tmp_path / "blobs")
+    full = DiskBlobs(tmp_path / "full", limit_bytes=0)
+    held = [await put(blobs, bytes([number])) for number in range(5)]
+    ready = await blobs.spool(size=100)
+    await ready.write(b"ready")
+    monkeypatch.setattr(disk, "os", FailingOs(name, code))
+    failed = set()
+
+    async def attempt(what: str, call: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await call()
+        except Unavailable:
+            failed.add(what)
+
+    async def begin() -> None:
+        spool = await blobs.spool(size=10)
+        try:
+            await spool.write(b"bytes")
+        finally:
+            await spool.discard()
+
+    async def open_now() -> None:
+        span = blobs.open_nowait(held[0])
+        assert span is not None
+        span.close()
+
+    async def open_later() -> None:
+        span = await blobs.open(held[0])
+        assert span is not None
+        span.close()
+
+    async def listed() -> None:
+        assert [each async for each in blobs.digests()]
+
+    await attempt("adopt", lambda: blobs.adopt(ready, digest_of(b"ready")))
+    await attempt("discard", ready.discard)
+    await attempt("write", begin)
+    await attempt("spool in memory", lambda: put_through(full))
+    await attempt("open_nowait", open_now)
+    await attempt("open", open_later)
+    await attempt("size", lambda: blobs.size(held[0]))
+    await attempt("verify", lambda: blobs.verify(held[1]))
+    await attempt("digests", listed)
+    await attempt("delete", lambda: blobs.delete(held[2]))
+    await attempt("quarantine", lambda: blobs.quarantine(held[3]))
+    await attempt("sweep", blobs.sweep)
+    assert blobs.state() and blobs.pressure_bytes() >= 0
+    assert "discard" not in failed and "sweep" not in failed
+    assert failed >= EXPECTED.get(name, set())
+
+    monkeypatch.undo()
+    # What was held is as it was: nothing was lost to a failure.
+    assert await blobs.verify(held[4])
+    await blobs.sweep()
+    assert blobs.statistics()["held_blobs"] == len([each async for each in blobs.digests()])
+    assert [blobs.statistics()[each] for each in ("reserved_bytes", "lingering_bytes", "memory_bytes")] == [0, 0, 0]
+
+
+EXPECTED = {
+    "open": {"open_nowait", "open"},
+    "fstat": {"adopt", "open_nowait", "open"},
+    "lstat": {"adopt", "size", "delete", "quarantine"},
+    "unlink": {"delete"},
+    "rename": {"adopt", "quarantine"},
+    "mkdir": {"adopt", "quarantine"},
+    "scandir": {"digests"},
+    "memfd_create": {"spool in memory"},
+}
+
+
+async def put_through(blobs: DiskBlobs) -> None:
+    spool = await blobs.spool(size=3)
+    try:
+        await spool.write(b"abc")
+    finally:
+        await spool.discard()
+
+
+async def test_a_blob_that_cannot_be_read_is_damaged_but_without_descriptors_nothing_is_known(
+    blobs: DiskBlobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = await put(blobs, b"bytes")
+    for code, outcome in ((errno.EIO, False), (errno.EMFILE, None)):
+
+        def refuse(*_: object, code: int = code, **__: object) -> NoReturn:
+            raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(disk, "open", refuse, raising=False)
+        if outcome is None:
+            with pytest.raises(Unavailable):
+                await blobs.verify(digest)
+        else:
+            assert await blobs.verify(digest) is outcome
+
+
+async def test_a_disk_that_fails_from_the_start_is_unusable(tmp_path: Path) -> None:
+    (tmp_path / "blobs").write_text("a file where the directory should be")
+    with pytest.raises(Unusable, match="cannot be used"):
+        DiskBlobs(tmp_path / "blobs")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from origin.catalog import Access
+from origin.catalog import Access, Catalog, Event
 from origin.catalog import sqlite as sqlite_module
 from origin.catalog.memory import MemoryCatalog
-from origin.catalog.sqlite import SqliteCatalog, migrations
+from origin.catalog.sqlite import SqliteCatalog, migrations, packed
 from origin.errors import Unavailable, Unusable
+from origin.model import Page, Stamp
 from tests.contracts.catalogs import SIX, WHEEL, CatalogContract, bound, stored, wheel
 
 
@@ -253,4 +254,184 @@ async def test_a_full_disk_is_unavailable_and_undoes_all_of_it(tmp_path: Path) -
     catalog._writer.execute("PRAGMA max_page_count = 1000000").fetchone()
     assert await catalog.publish(stored(document=os.urandom(100_000))) == 1
     assert [change.serial for change in await catalog.changes(0)] == [1, 2]
+    await catalog.close()
+
+
+# ---- what was damaged while it lay there
+
+
+@pytest.mark.parametrize("damaged", [b"\0", bytes.fromhex("28b52ffd"), "text", packed(b"some document" * 100)[:-9]])
+async def test_a_page_whose_document_is_damaged_is_not_held_until_it_is_published_again(
+    tmp_path: Path, damaged: bytes | str, caplog: pytest.LogCaptureFixture
+) -> None:
+    catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
+    await catalog.publish(stored(document=b"some document" * 100))
+    catalog._writer.execute("UPDATE answers SET document = ?", (damaged,))
+    assert await catalog.answer(SIX) is None
+    assert "pypi:six: is damaged" in caplog.text
+    assert await catalog.publish(stored(document=b"again")) == 2
+    answer = await catalog.answer(SIX)
+    assert answer is not None and answer.document == b"again"
+    await catalog.close()
+
+
+async def test_one_wrong_bit_in_a_document_is_noticed(tmp_path: Path) -> None:
+    catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
+    await catalog.publish(stored(document=os.urandom(1000)))
+    (document,) = catalog._writer.execute("SELECT document FROM answers").fetchone()
+    rotten = bytearray(document)
+    rotten[500] ^= 1
+    catalog._writer.execute("UPDATE answers SET document = ?", (bytes(rotten),))
+    assert await catalog.answer(SIX) is None
+    await catalog.close()
+
+
+async def test_trimming_the_feed_and_absences_goes_on_until_all_that_is_old_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "TRIM_ROWS", 10)
+    catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
+    for number in range(45):
+        await catalog.publish(stored(Page("pypi", str(number)), status=404, document=b"", received_at=float(number)))
+    assert await catalog.trim_changes(3) == 42
+    assert await catalog.trim_absences(5.0, 4) == 41
+    plan = catalog._writer.execute(
+        "EXPLAIN QUERY PLAN SELECT received_at, key FROM answers WHERE status IN (404, 410) ORDER BY received_at DESC, key DESC"
+    ).fetchall()
+    assert "answers_absent" in plan[0][3]
+    await catalog.close()
+
+
+async def test_a_catalogue_of_the_first_version_is_brought_up_and_keeps_what_it_had(tmp_path: Path) -> None:
+    path = tmp_path / "catalog.sqlite"
+    old = sqlite3.connect(path, isolation_level=None)
+    old.executescript(f"{migrations()[0]} PRAGMA application_id = {sqlite_module.APPLICATION_ID}; PRAGMA user_version = 1;")
+    old.execute("INSERT INTO changes (resource) VALUES ('pypi:six:')")
+    old.close()
+    catalog = await SqliteCatalog.open(path)
+    assert await catalog.publish(stored()) == 1
+    assert [change.serial for change in await catalog.changes(0)] == [1, 2]
+    await catalog.close()
+
+
+# ---- a database that fails
+
+
+CALLS: dict[str, Callable[[Catalog], Awaitable[object]]] = {
+    "answer": lambda catalog: catalog.answer(SIX),
+    "publish": lambda catalog: catalog.publish(stored()),
+    "renew": lambda catalog: catalog.renew(SIX, Stamp(1.0, 2.0), 3.0),
+    "expire": lambda catalog: catalog.expire("pypi", "six"),
+    "views": lambda catalog: catalog.views("pypi", "six"),
+    "trim_absences": lambda catalog: catalog.trim_absences(1.0, 0),
+    "projects": lambda catalog: catalog.projects("pypi"),
+    "record_owners": lambda catalog: catalog.record_owners("pypi", {"a": ("b", "c")}),
+    "owner": lambda catalog: catalog.owner("pypi", "a"),
+    "bind": lambda catalog: catalog.bind(bound()),
+    "binding": lambda catalog: catalog.binding(WHEEL),
+    "bindings": lambda catalog: catalog.bindings("pypi", "six"),
+    "held": lambda catalog: catalog.held(bound().digest),
+    "touch": lambda catalog: catalog.touch({bound().digest: 1.0}),
+    "pin": lambda catalog: catalog.pin(bound().digest),
+    "victims": lambda catalog: catalog.victims(1),
+    "drop": lambda catalog: catalog.drop(bound().digest),
+    "holdings": lambda catalog: catalog.holdings(),
+    "held_bytes": lambda catalog: catalog.held_bytes(),
+    "changes": lambda catalog: catalog.changes(0),
+    "oldest_change": lambda catalog: catalog.oldest_change(),
+    "trim_changes": lambda catalog: catalog.trim_changes(1),
+    "record_event": lambda catalog: catalog.record_event(Event(1.0, "kind", "subject", "detail")),
+    "events": lambda catalog: catalog.events(),
+    "record_accesses": lambda catalog: catalog.record_accesses([Access(1.0, "f", "d", "c", "t", 1, True)]),
+    "accesses": lambda catalog: catalog.accesses(),
+    "trim_accesses": lambda catalog: catalog.trim_accesses(1.0, 0),
+    "remember": lambda catalog: catalog.remember("key", "value"),
+    "recall": lambda catalog: catalog.recall("key"),
+}
+
+
+def test_the_table_of_calls_has_every_method() -> None:
+    assert set(CALLS) == {name for name in vars(Catalog) if not name.startswith("_")} - {"close"}
+
+
+class Failing:
+    """A connection that fails at every statement beginning with one of ``words``, as SQLite would."""
+
+    def __init__(self, connection: sqlite3.Connection, code: int, words: tuple[str, ...]) -> None:
+        self.connection = connection
+        self.code = code
+        self.words = words
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.connection, name)
+
+    def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
+        self.fail(statement)
+        return self.connection.execute(statement, values)  # type: ignore[arg-type]  # as the catalogue gave them
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[object]]) -> sqlite3.Cursor:
+        self.fail(statement)
+        return self.connection.executemany(statement, rows)  # type: ignore[arg-type]  # as the catalogue gave them
+
+    def fail(self, statement: str) -> None:
+        if statement.startswith(self.words):
+            error = sqlite3.OperationalError("injected")
+            error.sqlite_errorcode = self.code
+            raise error
+
+
+ROWS = ("SELECT", "INSERT", "UPDATE", "DELETE")
+CODES = (
+    sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_BUSY_SNAPSHOT, sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_ERROR, 0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        *((code, ROWS) for code in CODES),
+        *((sqlite3.SQLITE_IOERR_FSYNC, (word,)) for word in ("BEGIN", "COMMIT", "SAVEPOINT", "RELEASE")),
+        (sqlite3.SQLITE_INTERRUPT, ("COMMIT", "ROLLBACK")),
+    ],
+)
+async def test_whatever_fails_the_catalogue_is_unavailable_and_then_goes_on(
+    tmp_path: Path, code: int, words: tuple[str, ...]
+) -> None:
+    catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
+    for call in CALLS.values():
+        await call(catalog)
+    writer = catalog._writer
+    readers = [catalog._readers.get() for _ in range(sqlite_module.READERS)]
+    catalog._writer = Failing(writer, code, words)  # type: ignore[assignment]  # stands in for it
+    for reader in readers:
+        catalog._readers.put(Failing(reader, code, words))  # type: ignore[arg-type]  # stands in for it
+    failed = set()
+    for name, call in CALLS.items():
+        try:
+            await call(catalog)
+        except Unavailable:
+            failed.add(name)
+    assert failed == set(CALLS) or words is not ROWS
+    assert {"publish", "bind", "record_accesses", "remember", "trim_changes"} <= failed
+    catalog._writer = writer
+    for reader in readers:
+        catalog._readers.get()
+        catalog._readers.put(reader)
+    for call in CALLS.values():
+        await call(catalog)
+    await catalog.close()
+
+
+async def test_what_sqlite_cannot_hold_or_decode_ends_nobody_either(tmp_path: Path) -> None:
+    catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
+    with pytest.raises(Unavailable):
+        await catalog.publish(stored(serial=1 << 70))
+    with pytest.raises(Unavailable):
+        await catalog.remember("key", "\ud800")
+    await catalog.bind(bound())
+    catalog._writer.execute("UPDATE changes SET verdict = x'7b'")
+    with pytest.raises(Unavailable):
+        await catalog.changes(0)
     await catalog.close()
