@@ -19,10 +19,17 @@ BENCH_PROGRAMS := gcc:gcc taskset:util-linux
 # Linkable C needs headers too, which `command -v` cannot see; they come along with gcc.
 EXTRA_gcc := libc6-dev
 
+# Which index, which proxy and which certificates pip uses is the machine's business. Where it installs to, and whether, is ours:
+# these would put the libraries elsewhere, install nothing, or refuse what is pinned and built here.
 export PIP_USER := 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_DRY_RUN PIP_NO_INDEX PIP_REQUIREMENT PIP_CONSTRAINT PIP_EDITABLE PIP_REQUIRE_HASHES
+unexport PIP_PLATFORM PIP_PYTHON_VERSION PIP_IMPLEMENTATION PIP_ABI PIP_NO_BINARY PIP_ONLY_BINARY PIP_IGNORE_INSTALLED PIP_SRC PIP_REPORT
+unexport PYTHONHOME __PYVENV_LAUNCHER__
 
 .DEFAULT_GOAL := help
-.PHONY: help edge test live check format lock bench clean
+.PHONY: help edge test live check format lock bench clean test-programs bench-programs FORCE
+# What is missing on the machine is told before anything is installed, also under -j.
+.NOTPARALLEL:
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
@@ -33,13 +40,13 @@ edge: .venv/.run ## set up what is missing, then serve on 127.0.0.1:8080
 	@exec $(BIN)/edge serve $(ARGS)
 
 # Most tests wait more than they work, so a few run side by side; those that measure run alone, first.
-test: .venv/.dev $(CLIENTS)/.done .tools/.test-programs ## set up what is missing, then run the whole suite
+test: test-programs .venv/.dev $(CLIENTS)/.done ## set up what is missing, then run the whole suite
 	@alone=0; rest=0; \
 	$(BIN)/python -m pytest -m "alone and not live" $(ARGS) || alone=$$?; \
 	$(BIN)/python -m pytest -m "not alone and not live" --numprocesses $(WORKERS) --dist worksteal $(ARGS) || rest=$$?; \
 	case "$$alone $$rest" in "0 0"|"0 5"|"5 0") ;; *) echo "make test: see above for what failed" >&2; exit 1;; esac
 
-live: .venv/.dev $(CLIENTS)/.done .tools/.test-programs ## the tests that talk to the real registries
+live: test-programs .venv/.dev $(CLIENTS)/.done ## the tests that talk to the real registries
 	@exec $(BIN)/python -m pytest -m live $(ARGS)
 
 check: .venv/.dev ## formatter, linter, type checker, architecture
@@ -52,7 +59,7 @@ format: .venv/.dev ## format, and repair what the linter can
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-bench: .venv/.dev $(CLIENTS)/.done .tools/.bench-programs .tools/nginx/.done ## one table: ours beside nginx, in one run
+bench: bench-programs .venv/.dev $(CLIENTS)/.done .tools/nginx/.done ## one table: ours beside nginx, in one run
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 lock: $(CLIENTS)/.done ## pin the newest releases again, with hashes and without addresses
@@ -68,11 +75,16 @@ clean: ## remove all that these commands made, the data of `make edge` apart
 
 # ---- set-up ----------------------------------------------------------------------------------------------------------
 
-# An environment whose interpreter has gone (a moved tree, an upgraded Python) is made anew.
-.venv/.made: requirements/build.txt
+# An environment is sound if its interpreter is there, new enough and its own, and its scripts were written for where it stands. One that
+# is not (a moved tree, an upgraded system) is made anew, whatever its stamps say: they are in it and go with it.
+sound = $(1)/bin/python -Ic 'import sys; sys.exit(sys.version_info < (3, 13) or sys.prefix != sys.argv[1])' '$(CURDIR)/$(1)' 2>/dev/null \
+	&& grep -qsF '$(CURDIR)/$(1)/bin/' $(1)/bin/pip
+unless_sound = $(shell { $(call sound,$(1)); } || echo FORCE)
+
+.venv/.made: requirements/build.txt $(call unless_sound,.venv)
 	@$(new_enough)
 	@echo "setting up .venv"
-	@$(BIN)/python -c '' 2>/dev/null || { rm -rf .venv; $(PYTHON) -m venv .venv; }
+	@{ $(call sound,.venv); } || { rm -rf .venv; $(PYTHON) -m venv .venv; }
 	@$(PIP) install $(HASHED) -r requirements/build.txt
 	@touch $@
 
@@ -89,20 +101,19 @@ clean: ## remove all that these commands made, the data of `make edge` apart
 	@touch $@
 
 # pip, uv, poetry and pdm as the tests drive them, apart from our own libraries.
-$(CLIENTS)/.done: requirements/tools.txt
+$(CLIENTS)/.done: requirements/tools.txt $(call unless_sound,$(CLIENTS))
 	@$(new_enough)
 	@echo "installing pip, uv, poetry and pdm as test clients"
-	@$(CLIENTS)/bin/python -c '' 2>/dev/null || { rm -rf $(CLIENTS); $(PYTHON) -m venv $(CLIENTS); }
+	@{ $(call sound,$(CLIENTS)); } || { rm -rf $(CLIENTS); $(PYTHON) -m venv $(CLIENTS); }
 	@$(CLIENTS)/bin/python -m pip --quiet --disable-pip-version-check install $(HASHED) -r requirements/tools.txt
 	@touch $@
 
-.tools/.test-programs: Makefile
+# Without a stamp: looking takes milliseconds, and a program can be removed again.
+test-programs:
 	@$(call need,test,$(TEST_PROGRAMS))
-	@mkdir -p .tools && touch $@
 
-.tools/.bench-programs: Makefile
+bench-programs:
 	@$(call need,bench,$(BENCH_PROGRAMS))
-	@mkdir -p .tools && touch $@
 
 # nginx as Debian ships it, unpacked beside us: installing it would start a server on port 80, and needs root.
 .tools/nginx/.done:
