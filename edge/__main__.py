@@ -36,6 +36,11 @@ EDGE_REGISTRIES__PYPI__UPSTREAM), then options. None are needed to begin.
 """
 
 
+_DATA_HELP = """\
+the data directory (default: $EDGE_DATA, else what the settings say, else
+~/.local/state/leeward/edge, for root /var/lib/leeward/edge)"""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     parser = _parser()
@@ -192,7 +197,7 @@ def _command(
     )
     made.set_defaults(run=run)
     made.add_argument("--config", metavar="FILE", help="the settings (default: $EDGE_CONFIG, else the first edge.toml found)")
-    made.add_argument("--data", metavar="DIR", help="the data directory (default: $EDGE_DATA, else your state directory)")
+    made.add_argument("--data", metavar="DIR", help=_DATA_HELP)
     return made
 
 
@@ -250,6 +255,8 @@ def _use(asked: argparse.Namespace) -> int:
     if asked.undo:
         outcome = clients.undo(client, here, records, write)
         done = "is as it was" if outcome.after is not None else "is gone, as before"
+        if outcome.notes:
+            done = "is without what we wrote"
     else:
         url = _index_url(asked, client)
         outcome = clients.use(client, url, here, records, write)

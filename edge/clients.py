@@ -5,8 +5,8 @@
 is written.
 
 A record in ``<state>/leeward/use/`` remembers, for each file, its original bytes, our keys and what stood there, and the hashes of what
-we wrote. A file that is still as we left it gets its bytes back; in one that was edited since, only keys that still hold our value are
-taken back. Pointing a client elsewhere starts from the original again, so that nothing accumulates.
+we wrote. A file that is still as we left it, or is gone, gets its bytes back; in one that was edited since, only keys that still hold
+our value are taken back. Pointing a client elsewhere starts from the original again, so that nothing accumulates.
 """
 
 from __future__ import annotations
@@ -327,7 +327,7 @@ def use(client: Client, url: str, here: Surroundings, records: Records, write: b
 
 
 def undo(client: Client, here: Surroundings, records: Records, write: bool = True) -> Outcome:
-    """Take back what ``use`` did: the file's bytes if nobody touched it since, else only keys that still hold our value.
+    """Take back what ``use`` did: the file's bytes if nobody touched it since or it is gone, else only keys that still hold our value.
 
     Raises ``ClientError``, having changed nothing, or ``OSError``.
     """
@@ -344,25 +344,43 @@ def undo(client: Client, here: Surroundings, records: Records, write: bool = Tru
             if after != current:
                 _write(path, current, after)
             records.forget(record)
-    return Outcome(path, after != current, after)
+        notes = _theirs(client, record, after)
+    return Outcome(path, after != current, after, notes)
 
 
 def _taken_back(client: Client, record: Record, current: bytes | None) -> bytes | None:
     """The file as it would be had we never touched it."""
     if current is None or _hash(current) in record.written:
-        return record.original if current is not None else None
+        # Where there was something before us, a file that is gone does not take it along: the record is the only copy.
+        return record.original
     path = Path(record.path)
     values = _values(client, path, current)
     before = _values(client, path, record.original)
     changes: list[tuple[KeyAt, Any]] = []
     for key in record.keys:
         found = find(values, key.path)
-        # A table of ours is known by its address: what somebody added to it goes with it.
-        ours = found is not None and (found == key.value or (isinstance(found, dict) and found.get("url") == key.value["url"]))
-        if ours and key.path not in [path_ for path_, _ in changes]:
+        if _is_ours(key, found) and key.path not in [path_ for path_, _ in changes]:
             changes.append((key.path, key.before))
     after = _edited(client, path, current, changes, before)
     return None if record.original is None and not after.strip() else after
+
+
+def _is_ours(key: Key, found: Any) -> bool:
+    """Whether what stands at the key is what we wrote. A table of ours is known by its address: what somebody added goes with it."""
+    if isinstance(found, dict) and isinstance(key.value, dict):
+        return bool(found.get("url") == key.value["url"])
+    return bool(found == key.value)
+
+
+def _theirs(client: Client, record: Record, content: bytes | None) -> tuple[str, ...]:
+    """A sentence for each key of ours that somebody changed since, and that therefore stays."""
+    if content is None or content == record.original:
+        return ()
+    values = _values(client, Path(record.path), content)
+    before = _values(client, Path(record.path), record.original)
+    changed = {_spelled(key.path): find(values, key.path) for key in record.keys if find(values, key.path) is not None}
+    original = {_spelled(key.path): find(before, key.path) for key in record.keys}
+    return tuple(f"{name} was changed since, and stays as it is" for name, value in changed.items() if value != original[name])
 
 
 def _values(client: Client, path: Path, content: bytes | None) -> Values:

@@ -68,6 +68,9 @@ def _apply(values: Values, changes: Sequence[tuple[KeyAt, Any]], original: Value
 
 def _put(values: Any, path: KeyAt, value: Any) -> None:
     for step, following in zip(path, (*path[1:], None), strict=True):
+        belongs: type[Any] = list if isinstance(step, Member) else dict
+        if not isinstance(values, belongs):
+            raise ValueError("something else stands where a table belongs")  # noqa: TRY004  # the file is wrong, no argument
         if isinstance(step, Member):
             found = find(values, (step,))
             if found is None:

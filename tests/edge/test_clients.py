@@ -165,13 +165,70 @@ def test_a_key_somebody_changed_since_is_theirs(desk: Desk, name: str) -> None:
     assert "http://theirs.test/simple/" in desk.file(name).read_text()
 
 
-@every_client
-def test_a_file_somebody_removed_since_stays_removed(desk: Desk, name: str) -> None:
-    prepared(desk, name)
+@pytest.mark.parametrize("name", ["pip", "uv", "pdm"])
+def test_a_file_that_was_only_ours_and_is_gone_stays_gone(desk: Desk, name: str) -> None:
     desk.use(name)
     desk.file(name).unlink()
-    desk.undo(name)
+    assert not desk.undo(name).changed
     assert not desk.file(name).exists()
+
+
+MINE = {
+    "pip": "[global]\ntimeout = 9\n",
+    "uv": 'cache-dir = "c"\n',
+    "pdm": "check_update = false\n",
+    "poetry": '[project]\nname = "x"\n',
+}
+
+
+@every_client
+def test_undo_brings_back_the_original_of_a_file_that_is_gone(desk: Desk, name: str) -> None:
+    file = desk.write(name, MINE[name])
+    desk.use(name)
+    file.unlink()
+    assert desk.undo(name).changed
+    assert file.read_text() == MINE[name]
+
+
+@pytest.mark.parametrize("name", ["pip", "uv", "pdm"])
+def test_using_again_after_the_file_is_gone_keeps_its_original(desk: Desk, name: str) -> None:
+    file = desk.write(name, MINE[name])
+    desk.use(name)
+    file.unlink()
+    desk.use(name, OTHER)
+    assert OTHER in file.read_text()
+    desk.undo(name)
+    assert file.read_text() == MINE[name]
+
+
+@pytest.mark.parametrize(
+    "edit", ["[pypi.url]\nmine = 1\n", "[pypi]\nurl = {mine = 1}\n", "[pypi]\nurl = 7\n", '[[pypi]]\nurl = "x"\n']
+)
+def test_a_key_somebody_made_something_else_of_is_left_and_told(desk: Desk, edit: str) -> None:
+    desk.use("pdm")
+    desk.write("pdm", edit)
+    outcome = desk.undo("pdm")
+    assert not outcome.changed
+    assert desk.file("pdm").read_text() == edit
+    assert outcome.notes == (() if edit.startswith("[[") else ("pypi.url was changed since, and stays as it is",))
+    assert not list(desk.records.directory.glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pdm", "pypi = 3\n"),
+        ("pdm", '[[pypi]]\nurl = "x"\n'),
+        ("uv", 'index = "x"\n'),
+        ("uv", "[index]\ndefault = true\n"),
+        ("poetry", "[tool]\npoetry = 3\n"),
+    ],
+)
+def test_a_value_where_a_table_belongs_is_left_alone(desk: Desk, name: str, text: str) -> None:
+    file = desk.write(name, text)
+    with pytest.raises(ClientError, match="was not changed: something else stands where a table belongs"):
+        desk.use(name)
+    assert file.read_text() == text
 
 
 @every_client

@@ -121,6 +121,14 @@ def test_every_command_shows_an_example(name: str, capsys: pytest.CaptureFixture
     assert "--data" in told
 
 
+def test_the_help_of_serve_says_where_the_data_directory_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command_line.main(["serve", "--help"])
+    told = capsys.readouterr().out
+    assert "~/.local/state/leeward/edge" in told
+    assert "/var/lib/leeward/edge" in told
+
+
 def test_no_command_prints_the_help_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 2
     assert "edge serve" in capsys.readouterr().err
