@@ -28,6 +28,7 @@ from origin.settings import (
     find_config,
     read_toml,
     rules_of,
+    usual_configs,
     web_url,
 )
 
@@ -65,10 +66,15 @@ class EdgeSettings(Table, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings and the file they came from, None if none was found: the file whose ``[[rules]]`` are watched."""
+    """Settings and the file they came from, None if none was found.
+
+    ``watch_path`` is absolute: that file, else the one in the working directory that would be found first if somebody made it. Its
+    ``[[rules]]`` are watched.
+    """
 
     settings: EdgeSettings
     config_path: Path | None
+    watch_path: Path
 
 
 def load_edge(options: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
@@ -92,7 +98,7 @@ def load_edge(options: Mapping[str, object], environ: Mapping[str, str]) -> Load
     settings = layers.decode(EdgeSettings)
     settings = msgspec.structs.replace(settings, registries=default_registries() | dict(settings.registries), rules=rules)
     _check(layers, settings)
-    return Loaded(settings, config_path)
+    return Loaded(settings, config_path, (config_path or usual_configs("edge", environ)[0]).absolute())
 
 
 def load_rules(path: Path) -> tuple[Mapping[str, object], ...]:
@@ -113,6 +119,23 @@ def _check(layers: Layers, settings: EdgeSettings) -> None:
             ipaddress.ip_network(network, strict=False)
         except ValueError as error:
             raise layers.error(("proxy", "allow", index), str(error)) from None
+    _require_supported(layers, settings)
+
+
+def _require_supported(layers: Layers, settings: EdgeSettings) -> None:
+    """Stop rather than run without something that was asked for."""
+    asked = {
+        "origin": settings.origin is not None,
+        "siblings": bool(settings.siblings),
+        "tls": settings.tls.cert is not None,
+        "direct": settings.direct,
+        "proxy": settings.proxy != ProxySettings(),
+    }
+    for name, is_set in asked.items():
+        if is_set:
+            raise layers.error(
+                (name,), "this release serves the mirror face over plain HTTP from the registries only; leave it out"
+            )
 
 
 def _check_url(layers: Layers, path: tuple[str | int, ...], url: str) -> None:

@@ -32,7 +32,8 @@ _LEVELS = {"WARNING": "warn", "CRITICAL": "error"}
 _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warn": "\x1b[33m", "error": "\x1b[31m"}
 _PLAIN = "\x1b[0m"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-_USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/?#\"'<>]*@")
+_WORD = re.compile(r"\S+")
+_BARE_USERINFO = re.compile(r"[^\s/:?#\"'`<>()\[\]{}=,]*:[^/]*\Z")
 _QUIET = ("httpx", "httpcore", "h11", "hpack")
 
 
@@ -64,8 +65,23 @@ def tell_access(client: str, method: str, target: str, status: int, sent_bytes: 
 
 
 def without_userinfo(text: str) -> str:
-    """``text`` with the user name and password of every URL in it replaced by ``…``."""
-    return _USERINFO.sub(r"\1…@", text)
+    """``text`` with the user name and password of every URL in it replaced by ``…``, and those of ``user:password@host``.
+
+    A password may hold anything by mistake, slashes and ``@`` too: of a word with a URL all between ``://`` and the last ``@`` goes.
+    A package URL (``pkg:pypi/six@1.16.0``) stays.
+    """
+    return _WORD.sub(_word_without_userinfo, text) if "@" in text else text
+
+
+def _word_without_userinfo(word: re.Match[str]) -> str:
+    before, at, host = word[0].rpartition("@")
+    if not at:
+        return word[0]
+    scheme, slashes, _ = before.partition("://")
+    if slashes:
+        return f"{scheme}://…@{host}"
+    bare = _BARE_USERINFO.search(before)
+    return word[0] if bare is None else f"{before[: bare.start()]}…@{host}"
 
 
 class Lines(logging.Formatter):

@@ -138,6 +138,23 @@ class LogSettings(Table, frozen=True, kw_only=True):
     json: bool = False
 
 
+RANGES: Mapping[str, Mapping[str, tuple[str | int, str | int]]] = {
+    "RegistrySettings": {"fresh": ("0s", "365d"), "page_limit": ("1kB", "4GB"), "file_limit": ("1kB", "1PB")},
+    "UpstreamSettings": {"connect_timeout": ("10ms", "1h"), "answer_timeout": ("10ms", "1h"), "idle_timeout": ("10ms", "1h")},
+    "LimitSettings": {
+        "connections": (1, 1_000_000),
+        "header": ("1kB", "16MB"),
+        "body": ("1B", "1GB"),
+        "header_timeout": ("10ms", "1d"),
+        "idle_timeout": ("10ms", "1d"),
+        "send_timeout": ("10ms", "1d"),
+    },
+    "ServerSettings": {"drain": ("0s", "1d")},
+    "StoreSettings": {"limit": ("1kB", "1000PB"), "memory": ("0B", "1PB"), "spool_memory": ("0B", "1PB")},
+}
+"""The least and the most each number may be, by table and key, as words of the settings file: beyond them a node cannot work."""
+
+
 # ---- words ----------------------------------------------------------------------------------------------------------
 
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
@@ -220,13 +237,27 @@ def web_url(text: str) -> str:
         or "?" in text
         or "#" in text
     ):
-        raise ValueError(f"not an http or https URL without query: {_shown(without_userinfo(text))}")
+        raise ValueError(f"not an http or https URL without query: {_shown(text)}")
     return text
 
 
 def _shown(value: object) -> str:
+    """``value`` as a complaint shows it: short, and without what precedes an ``@``, which may be a password however it is written."""
     text = repr(value)
+    _, at, rest = text.rpartition("@")
+    if at:
+        text = f"'…@{rest}"
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+def _require_range(table: type[Table], key: str, value: object) -> None:
+    """Raises ``ValueError`` if ``RANGES`` has a row for the key and a number is outside it."""
+    least, most = RANGES.get(table.__name__, {}).get(key, (None, None))
+    if least is None or most is None or not isinstance(value, int | float):
+        return
+    number: Callable[[object], float] = duration_s if str(least).endswith("s") else size_bytes
+    if not number(least) <= value <= number(most):
+        raise ValueError(f"must be from {least} to {most}")
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------------
@@ -270,17 +301,18 @@ class Layers:
     def add_environment(self, environ: Mapping[str, str], ignore: Iterable[str] = ()) -> None:
         """Lay ``EDGE_LISTEN``, ``EDGE_REGISTRIES__PYPI__UPSTREAM`` and the like over what is there.
 
-        A variable set to nothing counts as unset. Variables that Kubernetes makes for a service named like the program are
+        White space around a value is no part of it: what is made from a file often ends in a newline. A variable set to nothing
+        counts as unset. Variables that Kubernetes makes for a service named like the program are
         passed over. Raises ``SettingsError`` for one that is no setting.
         """
         prefix = self.program.upper() + "_"
         for variable, text in sorted(environ.items()):
-            if not variable.startswith(prefix) or not text or variable in ignore or _KUBERNETES.search(variable):
+            if not variable.startswith(prefix) or not text.strip() or variable in ignore or _KUBERNETES.search(variable):
                 continue
             keys = self._spelled(tuple(variable[len(prefix) :].lower().split("__")))
             if keys[0] == "rules":
                 raise SettingsError(f"{variable}: rules are read from the settings file only")
-            self._set(keys, _Leaf(text, variable, Path.cwd(), True))
+            self._set(keys, _Leaf(text.strip(), variable, Path.cwd(), True))
 
     def add_options(self, options: Mapping[str, object]) -> None:
         """Lay command-line options over what is there: dotted key to value, None if not given."""
@@ -356,7 +388,11 @@ class Layers:
                 near = difflib.get_close_matches(key, fields, 1)
                 hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(fields)}"
                 raise self.error((*path, key), f"unknown setting{hint}")
-            values[known.name] = self._value(known.name, known.type, found, (*path, key))
+            value = values[known.name] = self._value(known.name, known.type, found, (*path, key))
+            try:
+                _require_range(table, key, value)
+            except ValueError as error:
+                raise self.error((*path, key), str(error)) from None
         if table is RegistrySettings:
             complete_registry(values, str(path[-1]), lambda key, reason: self.error((*path, key), reason))
         return table(**values)
@@ -430,6 +466,19 @@ def read_toml(path: Path) -> tuple[dict[str, Any], dict[KeyPath, int]]:
 # ---- checks over what was decoded -----------------------------------------------------------------------------------
 
 _INSTANCE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?")
+# What can be sent in an Authorization field: a user name ends at the first colon (RFC 7617 §2), a token has no spaces (RFC 6750 §2.1).
+_CREDENTIALS = {
+    "username": re.compile(r"[\x20-\x39\x3b-\x7e]+"),
+    "password": re.compile(r"[\x20-\x7e]*"),
+    "token": re.compile(r"[\x21-\x7e]+"),
+}
+_CREDENTIAL_REASONS = {
+    "username": "a user name is printable ASCII without a colon, and not empty",
+    "password": "a password is printable ASCII, without line breaks and the like",
+    "token": "a token is printable ASCII without spaces or line breaks, and not empty",
+}
+# What HTTP lets a Host field say: a name or an address, and perhaps a port; ``origin/http/hosts.py`` lists public URLs by it.
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _PATH_SEGMENT = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
 
 
@@ -462,6 +511,10 @@ def complete_registry(values: dict[str, object], name: str, error: Callable[[str
         raise error("path", f"a path is made of plain names between single slashes: {_shown(path)}")
     if segments[0] == "-":
         raise error("path", "paths beneath /-/ are the node's own")
+    for key, allowed in _CREDENTIALS.items():
+        value = values.get(key)
+        if value is not None and not allowed.fullmatch(str(value)):
+            raise error(key, _CREDENTIAL_REASONS[key])
     if values.get("token") is not None and (values.get("username") is not None or values.get("password") is not None):
         raise error("token", "set either a token or username and password")
     if values.get("password") is not None and values.get("username") is None:
@@ -509,11 +562,31 @@ def check_server(layers: Layers, listen: str, server: ServerSettings, tls: TLSSe
     for path, file in ((("tls", "cert"), tls.cert), (("tls", "key"), tls.key), (("upstream", "ca"), upstream.ca)):
         if file is not None and not file.is_file():
             raise layers.error(path, f"there is no file {file}")
+    if upstream.ca is not None:
+        _require_certificates(layers, upstream.ca)
+
+
+def _require_certificates(layers: Layers, ca: Path) -> None:
+    import ssl  # takes a while, and few name a file
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(cafile=ca)
+    except ssl.SSLError:
+        raise layers.error(("upstream", "ca"), f"{ca} holds no PEM certificates") from None
+    except OSError as error:
+        raise layers.error(("upstream", "ca"), f"{ca} cannot be read: {error.strerror}") from None
+    if not context.cert_store_stats()["x509"]:
+        raise layers.error(("upstream", "ca"), f"{ca} holds no certificates")
 
 
 def _base_url(text: str) -> str:
     if "@" in web_url(text) or text.endswith("/"):
-        raise ValueError(f"a public URL has no credentials and no slash at its end: {_shown(without_userinfo(text))}")
+        raise ValueError(f"a public URL has no credentials and no slash at its end: {_shown(text)}")
+    if not _AUTHORITY.fullmatch(urlsplit(text).netloc):
+        raise ValueError(
+            f"a public URL names its host as clients send it, in ASCII (xn--… for other letters), with a port at most: {_shown(text)}"
+        )
     return text
 
 
@@ -569,12 +642,16 @@ def find_config(program: str, option: Path | None, environ: Mapping[str, str]) -
         return option
     if named := environ.get(f"{program.upper()}_CONFIG"):
         return Path(named)
-    usual = (
+    return next((path for path in usual_configs(program, environ) if path.is_file()), None)
+
+
+def usual_configs(program: str, environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Where a settings file is looked for that nobody named, first to last: here, of the user, of the system."""
+    return (
         Path(f"{program}.toml"),
         user_directory(environ, "XDG_CONFIG_HOME", ".config") / "leeward" / f"{program}.toml",
         Path("/etc/leeward") / f"{program}.toml",
     )
-    return next((path for path in usual if path.is_file()), None)
 
 
 def user_directory(environ: Mapping[str, str], variable: str, default: str) -> Path:

@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import pytest
+import trustme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.settings import Loaded, load_edge, load_rules
-from origin.settings import SettingsError, default_data, duration_s, find_config, listen_address, size_bytes, web_url
+from edge.settings import EdgeSettings, Loaded, load_edge, load_rules
+from origin.http.h1 import Malformed
+from origin.http.hosts import Hosts
+from origin.settings import (
+    RANGES,
+    SettingsError,
+    Table,
+    default_data,
+    duration_s,
+    find_config,
+    listen_address,
+    size_bytes,
+    web_url,
+)
 from origin.toml_lines import key_lines
 
 RULE = '[[rules]]\nname = "no-evil"\nmatch = "pkg:pypi/evil"\naction = "refuse"\nreason = "it is evil"\n'
@@ -101,7 +116,7 @@ def test_variables_of_others_are_passed_over(config: Path) -> None:
 
 
 def test_relative_paths_are_beneath_the_file_that_names_them(config: Path) -> None:
-    (config.parent / "corp.pem").write_text("")
+    trustme.CA().cert_pem.write_to_path(str(config.parent / "corp.pem"))
     config.write_text('data = "store"\n[upstream]\nca = "corp.pem"\n')
     settings = load_edge({"config": config}, {}).settings
     assert settings.data == config.parent / "store"
@@ -173,6 +188,32 @@ def test_a_settings_file_that_is_asked_for_must_be_there(tmp_path: Path) -> None
         ('[upstream]\nca = "absent.pem"', "edge.toml:2: upstream.ca: there is no file"),
         ('[server]\ntrusted_proxies = [\n  "10.0.0.1",\n  "ten",\n]', "edge.toml:4: server.trusted_proxies.1: not an address"),
         ('[server]\npublic_urls = ["http://a.test/"]', "edge.toml:2: server.public_urls"),
+        ('[upstream]\nca = "edge.toml"', "edge.toml:2: upstream.ca: "),
+        ('[server]\n\npublic_urls = ["http://höst.test"]', "edge.toml:3: server.public_urls: a public URL names its host"),
+        (
+            '[server]\npublic_urls = [\n"http://a.test",\n"http://-.test"]',
+            "edge.toml:4: server.public_urls.1: a public URL names",
+        ),
+        ('\norigin = "http://origin.test"', "edge.toml:2: origin: this release serves the mirror face"),
+        ('siblings = ["http://b.test"]', "edge.toml:1: siblings: this release"),
+        ("direct = true", "edge.toml:1: direct: this release"),
+        ("[log]\n[proxy]\ntunnel = false", "edge.toml:2: proxy: this release"),
+        ("[server.limits]\nconnections = 0", "edge.toml:2: server.limits.connections: must be from 1 to 1000000"),
+        ("[server.limits]\nconnections = -1", "edge.toml:2: server.limits.connections: must be from"),
+        ("[server.limits]\nheader = 0", "edge.toml:2: server.limits.header: must be from 1kB to 16MB"),
+        ("[server.limits]\nbody = 0", "edge.toml:2: server.limits.body: must be from"),
+        ('[server.limits]\nidle_timeout = "1000000d"', "edge.toml:2: server.limits.idle_timeout: must be from 10ms to 1d"),
+        ("[server.limits]\nheader_timeout = 0", "edge.toml:2: server.limits.header_timeout: must be from"),
+        ("[server.limits]\nsend_timeout = 0", "edge.toml:2: server.limits.send_timeout: must be from"),
+        ('[server]\ndrain = "2d"', "edge.toml:2: server.drain: must be from 0s to 1d"),
+        ('[upstream]\nconnect_timeout = "0s"', "edge.toml:2: upstream.connect_timeout: must be from 10ms to 1h"),
+        ("[upstream]\nanswer_timeout = 0.0", "edge.toml:2: upstream.answer_timeout: must be from"),
+        ('[upstream]\nidle_timeout = "2h"', "edge.toml:2: upstream.idle_timeout: must be from"),
+        ("[registries.pypi]\npage_limit = 0", "edge.toml:2: registries.pypi.page_limit: must be from"),
+        ("[registries.pypi]\nfile_limit = 0", "edge.toml:2: registries.pypi.file_limit: must be from"),
+        ('[registries.pypi]\nfresh = "999w"', "edge.toml:2: registries.pypi.fresh: must be from 0s to 365d"),
+        ('[store]\nlimit = "1000000P"', "edge.toml:2: store.limit: must be from"),
+        ('[registries.pypi]\ntoken = ""', "edge.toml:2: registries.pypi.token: a token is printable ASCII"),
         ('origin = "origin.test"', "edge.toml:1: origin: not an http or https URL"),
         ("listen =\n", "edge.toml:1: not TOML"),
         ('a = 1\nb = "x', "edge.toml:2: not TOML"),
@@ -212,6 +253,98 @@ def test_no_secret_is_shown(config: Path) -> None:
     assert "hunter2" not in f"{settings.upstream}"
     assert "hunter2" not in complaint(config, '[upstream]\nproxy = "http://me:hunter2@proxy.test:x"\n')
     assert "hunter2" not in complaint(config, '[registries.pypi]\nusername = "u"\npassword = ["hunter2"]\n')
+
+
+@pytest.mark.parametrize("bad", ["hunter2\\n", "hunter2\\u0000", "hunter2\\u007f", "hunter2\\t", "hunter2é", "hunter2\\r\\nX: y"])
+@pytest.mark.parametrize("key", ["token", "username", "password"])
+def test_what_no_header_can_carry_is_refused_without_showing_it(config: Path, key: str, bad: str) -> None:
+    text = f'[registries.pypi]\n\n{key} = "{bad}"\n' + ('username = "u"\n' if key == "password" else "")
+    found = complaint(config, text)
+    assert found.startswith(f"edge.toml:3: registries.pypi.{key}: a ")
+    assert "printable ASCII" in found
+    assert "hunter2" not in found
+
+
+def test_white_space_around_a_variable_is_no_part_of_it(config: Path) -> None:
+    settings = load(
+        config, "", {"EDGE_REGISTRIES__PYPI__TOKEN": " tok\n", "EDGE_LISTEN": "\n", "EDGE_LOG__JSON": "true\r\n"}
+    ).settings
+    assert settings.registries["pypi"].token == "tok"
+    assert settings.listen == "127.0.0.1:8080"
+    assert settings.log.json
+    assert "EDGE_REGISTRIES__PYPI__TOKEN: " in complaint(config, "", {"EDGE_REGISTRIES__PYPI__TOKEN": "a\nb"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[upstream]\nproxy = "user:secretpw@proxy.test:3128"',
+        '[upstream]\nproxy = "http://user:secret pw@proxy.test:3128"',
+        '[registries.pypi]\nupstream = "https://user:secret/pw@proxy.test:3128/"',
+        '[registries.pypi]\nupstream = "user:secretpw@x@proxy.test:3128"',
+        '[server]\npublic_urls = ["http://user:secretpw@proxy.test:3128"]',
+        'listen = "user:secretpw@proxy.test:3128"',
+        '[server]\ntrusted_proxies = ["user:secretpw@proxy.test:3128"]',
+    ],
+)
+def test_of_an_address_that_may_hold_a_password_only_the_host_is_shown(config: Path, text: str) -> None:
+    found = complaint(config, text)
+    assert "…@proxy.test:3128" in found
+    assert "secret" not in found
+    assert "user:" not in found
+
+
+@given(st.from_regex(r"https?://[a-zé0-9.:\[\]_/@-]{1,12}", fullmatch=True))
+def test_a_public_url_is_accepted_only_if_the_server_can_list_it(url: str) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            load(Path(directory) / "edge.toml", "", {"EDGE_SERVER__PUBLIC_URLS": url})
+        except SettingsError:
+            return
+    try:
+        Hosts([url])
+    except (Malformed, ValueError) as error:
+        raise AssertionError(url) from error
+
+
+def numbers(table: type[Table]) -> list[tuple[str, str]]:
+    """Table and key of every number that can be set, tables within tables too."""
+    found = []
+    for known in msgspec.structs.fields(table):
+        inner = [part for part in (known.type, *get_args(known.type)) if isinstance(part, type)]
+        found += [number for part in inner if issubclass(part, Table) for number in numbers(part)]
+        if {int, float} & set(inner):
+            found.append((table.__name__, known.encode_name))
+    return found
+
+
+def test_every_number_has_a_range_that_holds_its_default() -> None:
+    missing = [(table, key) for table, key in numbers(EdgeSettings) if key not in RANGES.get(table, {})]
+    assert missing == [], "say in RANGES what it may be"
+    load_edge({"data": "d"}, {"HOME": "/nowhere"})
+
+
+# ---- what is watched
+
+
+def test_without_a_settings_file_the_one_that_would_be_found_here_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {"HOME": str(tmp_path / "home")}
+    loaded = load_edge({}, environ)
+    assert loaded.config_path is None
+    assert loaded.watch_path == tmp_path / "edge.toml"
+    mine = tmp_path / "home" / ".config" / "leeward" / "edge.toml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("")
+    assert load_edge({}, environ).watch_path == mine
+    Path("edge.toml").write_text("")
+    loaded = load_edge({}, environ)
+    assert loaded.config_path == Path("edge.toml")
+    assert loaded.watch_path == tmp_path / "edge.toml"
+    Path("other.toml").write_text("")
+    assert load_edge({}, environ | {"EDGE_CONFIG": "other.toml"}).watch_path == tmp_path / "other.toml"
 
 
 # ---- rules

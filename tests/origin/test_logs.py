@@ -69,6 +69,23 @@ def test_no_secret_is_written(as_json: bool) -> None:
     assert "pypi.test/simple/six/" in line
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://me:hun/ter2@pypi.test/a", "https://…@pypi.test/a"),
+        ("https://me:hunter2@x@pypi.test/", "https://…@pypi.test/"),
+        ("https://me:hun'ter2?#@pypi.test/", "https://…@pypi.test/"),
+        ("me:hunter2@proxy.test:3128", "…@proxy.test:3128"),
+        ('proxy="me:hunter2@proxy.test:3128"', 'proxy="…@proxy.test:3128"'),
+        ("pkg:pypi/six@1.16.0 of http://pypi.test/", "pkg:pypi/six@1.16.0 of http://pypi.test/"),
+        ("somebody@mail.test  asks", "somebody@mail.test  asks"),
+        ("http://a.test/ http://u:p@b.test/", "http://a.test/ http://…@b.test/"),
+    ],
+)
+def test_credentials_go_however_they_are_written(text: str, shown: str) -> None:
+    assert logs.without_userinfo(text) == shown
+
+
 def test_no_secret_is_written_in_a_traceback() -> None:
     stream = io.StringIO()
     logs.configure(stream=stream)
