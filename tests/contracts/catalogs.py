@@ -139,6 +139,7 @@ class CatalogContract:
         assert await catalog.answer(SIX) is not None
 
     async def test_a_page_whose_absence_was_trimmed_is_never_numbered_as_before(self, catalog: Catalog) -> None:
+        last = 0
         for status in (404, 200, 404):
             last = await catalog.publish(stored(status=status, document=b"x" if status == 200 else b""))
         assert await catalog.trim_absences(1e12, 10) == 1

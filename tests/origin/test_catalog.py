@@ -367,11 +367,11 @@ class Failing:
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> sqlite3.Cursor:
         self.fail(statement)
-        return self.connection.execute(statement, values)  # type: ignore[arg-type]  # as the catalogue gave them
+        return self.connection.execute(statement, values)
 
     def executemany(self, statement: str, rows: Iterable[Sequence[object]]) -> sqlite3.Cursor:
         self.fail(statement)
-        return self.connection.executemany(statement, rows)  # type: ignore[arg-type]  # as the catalogue gave them
+        return self.connection.executemany(statement, rows)
 
     def fail(self, statement: str) -> None:
         if statement.startswith(self.words):
