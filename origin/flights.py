@@ -294,9 +294,9 @@ class Follower:
         return self._fd
 
     async def wait_beyond(self, offset: int) -> int:
-        """Wait until ``releasable > offset`` and return it. Raises the flight's error if it failed.
+        """Wait until ``releasable > offset``, or until all has landed and nothing more is to come, and return ``releasable``.
 
-        Raises ``Corrupt`` if the flight landed with no more than ``offset`` bytes.
+        So it returns 0 for a body without bytes. Raises the flight's error if it failed, ``Corrupt`` if it landed short of its size.
         """
         flight = self._flight
         if flight._error is None and (flight.releasable > offset or flight.is_done):
@@ -304,13 +304,9 @@ class Follower:
         while flight._error is None and flight.releasable <= offset and not flight.is_done:
             await flight._parked.park()
         flight._raise_if_failed()
-        if flight.releasable <= offset:
-            raise Corrupt(f"{flight.key} ended before its announced length", f"more than {offset} bytes", flight.releasable)
+        if flight.releasable <= offset and flight.size is not None and flight.releasable < flight.size:
+            raise Corrupt(f"{flight.key} ended before its announced length", flight.size, flight.releasable)
         return flight.releasable
-
-    def estimate_s(self) -> float | None:
-        """Seconds until the flight ends at its present rate; None if nothing tells."""
-        return self._flight.estimate_s()
 
     def close(self) -> None:
         """Leave the flight. Idempotent."""

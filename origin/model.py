@@ -241,7 +241,10 @@ class Arrival(Protocol):
         ...
 
     async def wait_beyond(self, offset: int) -> int:
-        """Wait until ``releasable > offset`` and return it. Raises the flight's error if it failed: the body must then end short."""
+        """Wait until ``releasable > offset``, or until all of it arrived, and return ``releasable``: 0 for a body without bytes.
+
+        Raises the flight's error if it failed: the body must then end short.
+        """
         ...
 
     def estimate_s(self) -> float | None:

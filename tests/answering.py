@@ -22,7 +22,8 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What to answer. Its faults: ``length`` announces another length (-1: none at all), ``cut`` closes after so many body bytes,
-    ``silent`` never sends a byte, ``stalls`` never sends another after ``cut``, ``endless`` never ends, ``raw`` is no HTTP at all.
+    ``silent`` never sends a byte, ``stalls`` never sends another after ``cut``, ``endless`` never ends, ``drips`` neither, a byte at a
+    time and that many seconds apart, ``raw`` is no HTTP at all.
     """
 
     status: int = 200
@@ -33,6 +34,7 @@ class Reply:
     silent: bool = False
     stalls: bool = False
     endless: bool = False
+    drips: float | None = None
     raw: bytes | None = None
 
 
@@ -93,7 +95,7 @@ async def _send(stream: trio.abc.SendStream, asked: Asked, reply: Reply) -> bool
         await stream.send_all(reply.raw)
         return False
     fields = dict(reply.fields)
-    if reply.status != 304 and not reply.endless:
+    if reply.status != 304 and not reply.endless and reply.drips is None:
         length = len(reply.body) if reply.length is None else reply.length
         if length >= 0:
             fields.setdefault("Content-Length", str(length))
@@ -101,6 +103,9 @@ async def _send(stream: trio.abc.SendStream, asked: Asked, reply: Reply) -> bool
     await stream.send_all("\r\n".join([*lines, "", ""]).encode("latin-1"))
     if asked.method == "HEAD" or reply.status == 304:
         return True
+    while reply.drips is not None:
+        await stream.send_all(b"x")
+        await trio.sleep(reply.drips)
     while reply.endless:
         await stream.send_all(b"x" * 1000)
     await stream.send_all(reply.body[: reply.cut])

@@ -111,6 +111,7 @@ class Source(Protocol):
         """Whether it is worth waiting for an answer about ``registry`` (``kind`` is ``"page"`` or ``"file"``), decided without I/O.
 
         False while the breaker is open, while the first try after start has not ended, and while a request that has gone unanswered
-        for a second makes the upstream suspect. Then what is held should be served at once.
+        for a second (a page: whose end has not come) makes the upstream suspect; for files, while that is so of every known file
+        host. Then what is held should be served at once.
         """
         ...

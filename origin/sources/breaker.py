@@ -1,8 +1,9 @@
 """Whether it is worth asking an upstream now. A state machine without I/O and without a clock: every call is told the time.
 
-One breaker per upstream and kind of request. *Closed*, requests pass; three failures in a row to connect or to get a first byte open
-it. *Open*, requests are refused at once, for 5 s at first, up to 30 s, ±20 %. Then it is *half-open*: the next wanted request passes
-as the probe while others are still refused; its success closes the breaker, its failure opens it for twice as long.
+One breaker per upstream for pages, and one per host for files. *Closed*, requests pass; three failures in a row to connect or to get an
+answer (of a page all of it, of a file its first byte) open it. *Open*, requests are refused at once, for 5 s at first, up to 30 s,
+±20 %. Then it is *half-open*: the next wanted request passes as the probe while others are still refused; its success closes the
+breaker, its failure opens it for twice as long.
 
 Beside that it knows *suspicion*: an upstream that swallows requests would cost each page of an install a second before what is
 held is served. So while a request has been unanswered for a second, and until an answer comes, ``is_trusted`` says no.
@@ -96,7 +97,7 @@ class Breaker:
         return permit
 
     def succeed(self, permit: Permit) -> None:
-        """A first byte of an answer came, whatever it says."""
+        """An answer came, whatever it says: of a page its end, of a file its first byte, else its head."""
         self._unanswered.pop(permit, None)
         # Even an answer from before the last change shows that somebody is there.
         self._answered = self._issued
@@ -108,7 +109,7 @@ class Breaker:
             self._close()
 
     def fail(self, permit: Permit, now: float) -> None:
-        """No connection, or no first byte within its time."""
+        """No connection, or no such answer within its time."""
         self._forget(permit, now)
         if permit.generation != self._generation:
             return

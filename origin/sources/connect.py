@@ -8,6 +8,7 @@ name and ``Host`` stay those of the URL. Upstreams as configured are the operato
 from __future__ import annotations
 
 import ipaddress
+import socket
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,8 +32,11 @@ METADATA = frozenset(
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """IPv4 addresses as IPv6-only networks write them. Source: RFC 6052 §2.1."""
 
-IDLE_CONNECTIONS = 80
-"""How many connections a pool keeps. httpcore counts busy ones too before it closes an idle one: as many as may be busy at once."""
+IDLE_CONNECTIONS = 16
+"""How many idle connections a pool keeps beside as many as may be busy at once: httpcore counts those too before it closes an idle one."""
+
+WEB_PORTS = frozenset({80, 443})
+"""The ports below 1024 where files may be found in a private network. The others belong to mail, names, shells …"""
 
 STAGGER_S = 0.25
 """How much later than the one before the connection to a host's next address is tried. Source: RFC 8305 §5."""
@@ -74,6 +78,24 @@ def network_of(address: Address) -> Network:
     return "private"
 
 
+def literal(host: str) -> Address | None:
+    """The address that a URL's host spells, in any way a resolver would read it: ``127.1``, ``0x7f.1``, ``2130706433``. None for a name.
+
+    ``localhost`` and what is below it count as what they always mean (RFC 6761 §6.3).
+    """
+    host = host.strip("[]").partition("%")[0].rstrip(".").lower()
+    if host == "localhost" or host.endswith(".localhost"):
+        return ipaddress.IPv4Address("127.0.0.1")
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        pass
+    try:
+        return ipaddress.IPv4Address(socket.inet_aton(host))  # only parses
+    except (OSError, UnicodeError):
+        return None
+
+
 async def resolve(host: str, port: int) -> list[str]:
     """The host's addresses, in the system's order of preference. Raises ``NameFailure``."""
     try:
@@ -87,13 +109,13 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to public addresses, to ``trusted`` hosts wherever they are, and to the kinds of network where ``home`` itself is.
+    """Connects to public addresses, to ``trusted`` hosts and ports wherever they are, and to the kinds of network where ``home`` itself is.
 
     (A registry on the company's own network keeps its files there too; a public one does not.) Names are lower-case.
     ``trusted=None`` trusts every host: behind a proxy, which does the resolving.
     """
 
-    def __init__(self, home: str, trusted: frozenset[str] | None) -> None:
+    def __init__(self, home: str, trusted: frozenset[tuple[str, int]] | None) -> None:
         self._home = home
         self._trusted = trusted
         self._tcp = httpcore.TrioBackend()
@@ -107,7 +129,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         addresses = await resolve(host, port)
-        if self._trusted is not None and host.lower() not in self._trusted:
+        if self._trusted is not None and (host.lower(), port) not in self._trusted:
             await self._check(addresses, port)
         return await self._race(addresses, port, timeout)
 
@@ -127,6 +149,8 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         refused = networks - {"public"} - (home - {"metadata"})
         if refused:
             raise AddressRefused(f"is at a {min(refused)} address, where its registry may not send us")
+        if port < 1024 and port not in WEB_PORTS:
+            raise AddressRefused(f"is in our own network, where its registry may not send us to port {port}")
 
     async def _race(self, addresses: list[str], port: int, timeout_s: float | None) -> httpcore.AsyncNetworkStream:
         """Try the addresses one a little after the other; the first connection wins. (RFC 8305, without its finer points.)"""
@@ -158,16 +182,19 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         raise lost[0]
 
 
-def open_pool(home: str, trusted: frozenset[str], context: ssl.SSLContext, proxy: str | None) -> httpcore.AsyncConnectionPool:
+def open_pool(
+    home: str, trusted: frozenset[tuple[str, int]], context: ssl.SSLContext, proxy: str | None, at_once: int
+) -> httpcore.AsyncConnectionPool:
     """A pool of HTTP/1.1 connections for one upstream, never shared with another: what one may reach the other may not.
 
-    The pool does not limit their number; its user does. Raises ``ValueError`` for a proxy URL that is not ``http`` or ``https``.
+    The pool does not limit their number; its user does, to ``at_once``.
+    Raises ``ValueError`` for a proxy URL that is not ``http`` or ``https``.
     """
     if proxy is None:
         return httpcore.AsyncConnectionPool(
             ssl_context=context,
             max_connections=None,
-            max_keepalive_connections=IDLE_CONNECTIONS,
+            max_keepalive_connections=at_once + IDLE_CONNECTIONS,
             keepalive_expiry=30,
             network_backend=CheckedBackend(home, trusted),
         )
@@ -180,7 +207,7 @@ def open_pool(home: str, trusted: frozenset[str], context: ssl.SSLContext, proxy
         ssl_context=context,
         proxy_ssl_context=context if url.scheme == "https" else None,
         max_connections=None,
-        max_keepalive_connections=IDLE_CONNECTIONS,
+        max_keepalive_connections=at_once + IDLE_CONNECTIONS,
         keepalive_expiry=30,
         network_backend=CheckedBackend(url.host, None),
     )

@@ -43,8 +43,9 @@ type Label = Literal[
 class Failure:
     """One class of failure.
 
-    ``is_dead`` means that nobody answered: it counts towards opening the breaker. ``is_retried`` means that asking again at once may help.
-    ``is_wrong`` means that upstream answered wrongly (``Corrupt``), not that it cannot answer now (``Unavailable``).
+    ``is_dead`` means that nobody gave an answer one can use: it counts towards opening the breaker. ``is_retried`` means that asking
+    again at once may help. ``is_wrong`` means that upstream answered wrongly (``Corrupt``), not that it
+    cannot answer now (``Unavailable``).
     """
 
     label: Label
@@ -76,9 +77,10 @@ FAILURES: dict[Label, Failure] = {
         Failure("redirect-host", is_wrong=True),
         Failure("content-encoding", is_wrong=True),
         Failure("range", is_wrong=True),
-        # A body that stops, or is not what it should be.
-        Failure("slow-body"),
-        Failure("short-body"),
+        # A body that stops, or is not what it should be. (A page without its end is as good as none. A file's first byte has told the
+        # breaker that somebody is there; what becomes of the rest is not its concern.)
+        Failure("slow-body", is_dead=True),
+        Failure("short-body", is_dead=True),
         Failure("oversized", is_wrong=True),
         Failure("parse", is_wrong=True),
         Failure("digest", is_wrong=True),
@@ -159,10 +161,11 @@ def _reason(raised: BaseException) -> str:
     chain = _chain(raised)
     for error in chain:
         if isinstance(error, ssl.SSLCertVerificationError):
-            return f"certificate not trusted, {error.verify_message}"
+            # OpenSSL's own errors say more than those that Python code makes.
+            return f"certificate not trusted, {getattr(error, 'verify_message', error)}"[:200]
     for error in chain:
         if isinstance(error, ssl.SSLError):
-            return str(error.reason or error)[:200]
+            return str(getattr(error, "reason", None) or error)[:200]
     for error in chain:
         if isinstance(error, OSError) and error.strerror:
             return error.strerror[:200]

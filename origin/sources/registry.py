@@ -4,10 +4,12 @@ Every request is written here from a short list of fields; nothing of a client's
 back to it. (That is why this speaks httpcore, the transport beneath httpx, rather than ``httpx.AsyncClient``: nothing is added that is not
 written below, and the connections are ours to check.) Credentials go to their own upstream's scheme, host and port and nowhere else.
 
-Time: 2 s to connect in all, 10 s to the first byte and 2 s once the upstream is in doubt; these bound a whole request with its retries
-and redirects. The body may then take its time, but may not stall.
+Time: 2 s to connect in all, 10 s to the first byte of the body and 2 s once the upstream is in doubt; these bound a whole request with
+its retries, redirects, and the wait for one of our own places. A page must then come within 30 s and without a pause of that length; a
+file may take its time, but may not stall.
 
-Read ``failures.py`` first (what can go wrong and what becomes of it), then ``breaker.py``, ``connect.py``, and from ``_exchange`` on.
+Read ``failures.py`` first (what can go wrong and what becomes of it), then ``breaker.py``, ``lines.py``, ``connect.py``, ``answers.py``,
+and from ``_exchange`` on.
 """
 
 from __future__ import annotations
@@ -16,17 +18,15 @@ import base64
 import logging
 import math
 import random
-import re
 import ssl
-import zlib
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import httpcore
 import httpx
@@ -36,17 +36,20 @@ from prometheus_client import Gauge
 from .. import freshness
 from ..errors import NotFound, Unavailable
 from ..metrics import Metrics
-from ..model import Clock, Digest, Entry, File, Headers, Page, Stamp
+from ..model import Clock, Entry, File, Headers, Page, Stamp
 from ..registries import Registry
-from . import Absent, Answer, FileHead, FileStream, Known, NotModified, Received
-from .breaker import Breaker
-from .connect import open_pool, trust
+from . import Absent, FileHead, FileStream, Known, NotModified, Received
+from . import Answer as PageAnswer
+from .answers import Answer, Trial, file_head, number, read_page
+from .connect import literal, network_of, open_pool, trust
 from .failures import Failed, translate
+from .lines import Line, Lines
 from .retries import ATTEMPTS, RetryBudget, pause_s, retry_after_s
 
 log = logging.getLogger(__name__)
 
 type Kind = Literal["page", "file"]
+type Gate = Literal["page", "file", "sidecar"]
 
 KINDS: tuple[Kind, ...] = ("page", "file")
 
@@ -65,12 +68,6 @@ SERIALS: Mapping[str, str] = {"pypi": "x-pypi-last-serial"}
 OLDER_PAGE_S = 30.0
 """How long what is held counts as fresh after upstream showed an older page than that: its caches disagree after a publish."""
 
-DRAINED_BYTES = 64 * 1024
-"""A body nobody wants is read up to this, to keep its connection; beyond, the connection is closed."""
-
-SLICE_BYTES = 1024 * 1024
-"""Decompressed at a time, so that a bomb neither stalls the loop nor outgrows its limit."""
-
 SHORT_S = 0.05
 """With less time than this left to connect it is not tried again."""
 
@@ -80,24 +77,26 @@ PATIENCE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds. ``doubtful_first_byte_s`` is in force at start and while a breaker is not closed; ``page_s`` bounds a page's whole body.
+    """Seconds. First byte means the body's, of a page and of a file; ``doubtful_first_byte_s`` is in force while a breaker is not closed.
 
-    ``queue_s`` bounds the wait for one of our own places when all are taken by transfers that run; the times above begin after it.
+    ``page_s`` bounds a whole page, unless it keeps coming at ``answers.PAGE_RATE``. ``queue_s`` bounds the wait for one of our own places
+    when all are taken by transfers that run; it is part of ``first_byte_s``, of which it leaves upstream the doubtful one at least.
     """
 
     connect_s: float = 2.0
     first_byte_s: float = 10.0
     doubtful_first_byte_s: float = 2.0
     stall_s: float = 15.0
-    page_s: float = 120.0
-    queue_s: float = 60.0
+    page_s: float = 30.0
+    queue_s: float = 8.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
     """One instance's upstream, as configured. ``aliases`` are further host names that mean it; ``fresh_s`` caps the life it gives pages.
 
-    ``token`` is sent as Bearer, ``username`` and ``password`` as Basic. Limits are in bytes after decompression.
+    ``token`` is sent as Bearer, ``username`` and ``password`` as Basic. Limits are in bytes after decompression. Sidecars (``.metadata``,
+    ``.asc``) and probes have places of their own, since they are small and a resolver waits for them.
     """
 
     registry: Registry
@@ -113,7 +112,8 @@ class Upstream:
     file_limit_bytes: int = 8 * 1000 * 1000 * 1000
     sidecar_limit_bytes: int = 10 * 1000 * 1000
     pages_at_once: int = 64
-    files_at_once: int = 16
+    files_at_once: int = 64
+    sidecars_at_once: int = 32
 
 
 class RegistrySource:
@@ -152,7 +152,7 @@ class RegistrySource:
 
     # -- the seam
 
-    async def page(self, page: Page, known: Known | None) -> Answer:
+    async def page(self, page: Page, known: Known | None) -> PageAnswer:
         """Fetch or revalidate a page. Raises ``Unavailable`` or ``Corrupt``."""
         link = self._links[page.registry]
         rules = link.upstream.registry
@@ -161,7 +161,7 @@ class RegistrySource:
         except NotFound:
             return Absent(404, freshness.negative_stamp(self._clock(), self._random.uniform(0.67, 1.33)))
         fields = (*rules.ask(page), ("Accept-Encoding", "gzip"))
-        wanted = _Wanted("page", "GET", url, fields, {200, 404, 410}, PAGE_REDIRECTS)
+        wanted = _Wanted("page", "page", "GET", url, fields, {200, 404, 410}, PAGE_REDIRECTS)
         async with self._exchange(link, wanted, _conditions(known)) as answer:
             now = self._clock()
             if answer.status in {404, 410}:
@@ -169,11 +169,11 @@ class RegistrySource:
             stamp = self._stamp(answer, now, link)
             if answer.status == 304:
                 return NotModified(stamp)
-            serial = _number(answer.field(SERIALS.get(rules.kind, "")))
+            serial = number(answer.field(SERIALS.get(rules.kind, "")))
             if known is not None and known.serial is not None and serial is not None and serial < known.serial:
                 self._count_failure(link, "page", Failed("serial", "an older page than the one held"))
                 return NotModified(Stamp(now + OLDER_PAGE_S, stamp.stale_until))
-            body = await _read_page(answer, link.upstream)
+            body = await read_page(answer, link.upstream.page_limit_bytes, link.upstream.timeouts.page_s)
             return Received(
                 body,
                 answer.media_type,
@@ -201,12 +201,14 @@ class RegistrySource:
             statuses |= {206}
             if validator is not None:
                 fields.append(("If-Range", validator))
-        wanted = _Wanted("file", "GET", entry.url, tuple(fields), statuses, FILE_REDIRECTS)
+        is_sidecar = link.upstream.registry.subject(file) != file
+        gate: Gate = "sidecar" if is_sidecar else "file"
+        wanted = _Wanted("file", gate, "GET", entry.url, tuple(fields), statuses, FILE_REDIRECTS)
         async with self._exchange(link, wanted) as answer:
             if answer.status in {404, 410}:
                 raise NotFound(f"upstream no longer has {file.filename}")
-            head = _file_head(answer, start)
-            limit = link.upstream.sidecar_limit_bytes if file.filename.endswith(".metadata") else link.upstream.file_limit_bytes
+            head = file_head(answer, start)
+            limit = link.upstream.sidecar_limit_bytes if is_sidecar else link.upstream.file_limit_bytes
             if head.size is not None and head.size > limit:
                 raise Failed("oversized", f"{file.filename} has {head.size} bytes; at most {limit} are accepted")
             yield FileStream(head, _Chunks(self, link, answer, head, limit, file.filename))
@@ -216,11 +218,12 @@ class RegistrySource:
         link = self._links[file.registry]
         fields: Headers = (("Accept", "*/*"), ("Accept-Encoding", "identity"))
         statuses = {200, 204, 206, 404, 405, 410, 416, 501}
-        async with self._exchange(link, _Wanted("file", "HEAD", url, fields, statuses, FILE_REDIRECTS)) as answer:
+        async with self._exchange(link, _Wanted("file", "sidecar", "HEAD", url, fields, statuses, FILE_REDIRECTS)) as answer:
             status = answer.status
         if status in {405, 501}:
             fields = (*fields, ("Range", "bytes=0-0"))
-            async with self._exchange(link, _Wanted("file", "GET", url, fields, statuses - {501}, FILE_REDIRECTS)) as answer:
+            ranged = _Wanted("file", "sidecar", "GET", url, fields, statuses - {501}, FILE_REDIRECTS)
+            async with self._exchange(link, ranged) as answer:
                 status = answer.status
         return status not in {404, 405, 410}
 
@@ -229,8 +232,7 @@ class RegistrySource:
         link = self._links.get(registry)
         if link is None or kind not in KINDS or not link.was_tried:
             return False
-        now = trio.current_time()
-        return now >= link.paused_until[kind] and link.breakers[kind].is_trusted(now)
+        return link.lines[kind].is_trusted(trio.current_time())
 
     # -- life
 
@@ -253,77 +255,92 @@ class RegistrySource:
                 await link.pool.aclose()
 
     def statistics(self) -> dict[str, dict[str, str]]:
-        """The breakers' states, by registry and kind."""
-        return {name: {kind: link.breakers[kind].state for kind in KINDS} for name, link in self._links.items()}
+        """The breakers' states, by registry and kind: the worst where there are several."""
+        return {name: {kind: link.lines[kind].state for kind in KINDS} for name, link in self._links.items()}
 
     async def _tend(self, link: _Link) -> None:
-        if not await self._knock(link, "page"):
+        line = link.line("page", link.home)
+        if not await self._knock(link, "page", line):
             now = trio.current_time()
-            for kind in KINDS:
-                if link.breakers[kind].state == "closed":
-                    link.breakers[kind].open(now)
+            for one in (line, link.line("file", link.home)):
+                if one.breaker.state == "closed":
+                    one.breaker.open(now)
         link.was_tried = True
         async with trio.open_nursery() as nursery:
             for kind in KINDS:
                 nursery.start_soon(self._probe_while_open, link, kind)
 
     async def _probe_while_open(self, link: _Link, kind: Kind) -> None:
-        breaker = link.breakers[kind]
         while True:
-            await link.opened[kind].wait()
-            await trio.sleep(breaker.retry_in_s(trio.current_time()) + PATIENCE_S)
-            if breaker.state != "closed" and not breaker.retry_in_s(trio.current_time()):
-                await self._knock(link, kind)
+            await trio.sleep(await link.lines[kind].wait_open() + PATIENCE_S)
+            async with trio.open_nursery() as nursery:
+                for line in link.lines[kind].due():
+                    nursery.start_soon(self._knock, link, kind, line)
 
-    async def _knock(self, link: _Link, kind: Kind) -> bool:
-        """Send one cheap request and say whether anybody answered, whatever the answer. False too if the breaker refuses it."""
+    async def _knock(self, link: _Link, kind: Kind, line: Line) -> bool:
+        """Send one cheap request and say whether anybody answered, whatever the answer. False too if the breaker refuses it.
+
+        A page that was wanted is asked for whole and a file for its first byte: some upstreams send heads, and nothing after them.
+        """
         timeouts = link.upstream.timeouts
-        url = link.wanted_url[kind] or link.home
         pace = _Pace(trio.current_time() + timeouts.doubtful_first_byte_s, timeouts.connect_s)
-        wanted = _Wanted(kind, "HEAD", str(url), (("Accept", "*/*"), ("Accept-Encoding", "identity")), set(), 0)
+        url: httpx.URL
+        fields: Headers
+        if line.sample is None:
+            url, method, fields = link.home, "HEAD", (("Accept", "*/*"), ("Accept-Encoding", "identity"))
+        else:
+            url, fields = line.sample
+            method = "GET"
+            if kind == "file":
+                fields = (("Accept", "*/*"), ("Accept-Encoding", "identity"), ("Range", "bytes=0-0"))
         try:
-            answer = await self._send(link, wanted, url, wanted.fields, pace, timeouts.doubtful_first_byte_s, decides=True)
+            async with await self._send(
+                link, _Wanted(kind, kind, method, str(url), fields, set(), 0), url, fields, pace
+            ) as answer:
+                if kind == "page" and method == "GET" and answer.status == 200:
+                    await read_page(answer, link.upstream.page_limit_bytes, timeouts.page_s)
         except Failed as failed:
             self._count_failure(link, kind, failed)
             return not failed.failure.is_dead
         except Unavailable:
             return False
-        await answer.discard()
         return True
 
     # -- one request, with its retries and redirects
 
     @asynccontextmanager
-    async def _exchange(self, link: _Link, wanted: _Wanted, conditions: Headers = ()) -> AsyncIterator[_Answer]:
+    async def _exchange(self, link: _Link, wanted: _Wanted, conditions: Headers = ()) -> AsyncIterator[Answer]:
         """Ask, and give the answer while its body lasts. Raises ``Unavailable`` or ``Corrupt``, also for ``Failed`` out of the block."""
-        kind, timeouts = wanted.kind, link.upstream.timeouts
+        timeouts, gate = link.upstream.timeouts, link.gates[wanted.gate]
         try:
+            url = _parse(wanted.url)
+            line = link.line(wanted.kind, url)
+            started = trio.current_time()
+            _require_passable(line, url, started)  # rather than after having queued behind others that will be refused
             with trio.move_on_after(timeouts.queue_s) as scope:
-                await link.gates[kind].acquire()
+                await gate.acquire()
             if scope.cancelled_caught:
                 raise Failed("busy", f"too many requests to {link.home.host} are under way")
             try:
                 now = trio.current_time()
-                if now < link.paused_until[kind]:
-                    raise Unavailable(f"{link.home.host} asked us to wait", link.paused_until[kind] - now)
-                pace = _Pace(now + timeouts.first_byte_s, timeouts.connect_s)
-                answer = await self._ask(link, wanted, conditions, pace)
-                try:
+                _require_passable(line, url, now)
+                head_by = max(started + timeouts.first_byte_s, now + timeouts.doubtful_first_byte_s)
+                pace = _Pace(head_by, timeouts.connect_s, is_fair=head_by - now >= timeouts.first_byte_s / 2)
+                async with await self._ask(link, wanted, conditions, pace) as answer:
                     yield answer
-                finally:
-                    await answer.leave()
             finally:
-                link.gates[kind].release()
+                gate.release()
         except Failed as failed:
-            self._count_failure(link, kind, failed)
+            self._count_failure(link, wanted.kind, failed)
             raise failed.error() from failed.__cause__
 
-    async def _ask(self, link: _Link, wanted: _Wanted, conditions: Headers, pace: _Pace) -> _Answer:
+    async def _ask(self, link: _Link, wanted: _Wanted, conditions: Headers, pace: _Pace) -> Answer:
         """Attempts until one brings a usable answer. Only the first carries the conditions.
 
         In July 2016 npm's conditional requests hung while plain ones were answered: a failed conditional request is repeated plainly.
         """
         link.budget.earn()
+        line = link.line(wanted.kind, _parse(wanted.url))
         for attempt in count(1):
             try:
                 return await self._walk(link, wanted, conditions, pace)
@@ -335,7 +352,7 @@ class RegistrySource:
                     and failed.retry_after_s is None
                     and attempt < ATTEMPTS
                     and (pace.connect_left_s > SHORT_S or failed.failure.label not in {"connect", "dns"})
-                    and link.breakers[wanted.kind].state != "open"
+                    and line.breaker.state != "open"
                     and trio.current_time() + wait_s < pace.head_by
                     # A hang costs upstream nothing but a connection, and would otherwise never heal: free of the budget.
                     and ((again_plainly and failed.failure.label == "slow-first-byte") or link.budget.spend())
@@ -347,18 +364,18 @@ class RegistrySource:
             await trio.sleep(wait_s)
         raise AssertionError("unreachable")
 
-    async def _walk(self, link: _Link, wanted: _Wanted, conditions: Headers, pace: _Pace) -> _Answer:
+    async def _walk(self, link: _Link, wanted: _Wanted, conditions: Headers, pace: _Pace) -> Answer:
         """One attempt: the request, and those that redirects ask for. Raises ``Failed`` for anything but the wanted statuses."""
         url = _parse(wanted.url)
         hosts = link.hosts | {url.host.lower()}
         seen = {url}
-        first_byte_s = link.first_byte_s(wanted.kind)
-        if conditions:
-            first_byte_s /= 2  # the other half is for asking again without them
         while True:
-            answer = await self._send(
-                link, wanted, url, (*wanted.fields, *conditions), pace, first_byte_s, decides=not conditions
-            )
+            link.require_outside(url)
+            line = link.line(wanted.kind, url)
+            line.wanted_at = trio.current_time()
+            if wanted.method == "GET":
+                line.sample = url, wanted.fields
+            answer = await self._send(link, wanted, url, (*wanted.fields, *conditions), pace, decides=not conditions)
             location = answer.field("location")
             if answer.status not in {301, 302, 303, 307, 308} or location is None:
                 break
@@ -379,28 +396,25 @@ class RegistrySource:
         url: httpx.URL,
         fields: Iterable[tuple[str, str]],
         pace: _Pace,
-        first_byte_s: float,
         *,
-        decides: bool,
-    ) -> _Answer:
-        """Send one request and wait for the answer's head. Raises ``Failed``; ``Unavailable`` if the breaker refuses.
+        decides: bool = True,
+    ) -> Answer:
+        """Send one request and wait for the answer's head and, of a page or a file, for the first bytes of its body.
 
-        ``decides`` is False for a conditional request: if it is met with silence, the plain one after it tells whether upstream is dead.
+        Raises ``Failed``; ``Unavailable`` if the breaker refuses. ``decides`` is False for a conditional request: if it is met with
+        silence, the plain one after it tells whether upstream is dead.
         """
-        breaker, kind = link.breakers[wanted.kind], wanted.kind
+        kind, timeouts = wanted.kind, link.upstream.timeouts
+        line = link.line(kind, url)
         started = trio.current_time()
-        permit = breaker.admit(started)
+        permit = line.breaker.admit(started)
         if permit is None:
-            raise Unavailable(f"{link.home.host} does not answer", max(1, math.ceil(breaker.retry_in_s(started))))
-        if permit.is_probe:
-            first_byte_s = min(first_byte_s, link.upstream.timeouts.doubtful_first_byte_s / (1 if decides else 2))
-        link.wanted_url[kind] = url
+            raise _silent(line, url, started)
+        trial = Trial(line.breaker, permit)
+        is_doubtful = permit.is_probe or link.is_doubtful(kind, line)
+        patience_s = timeouts.doubtful_first_byte_s if is_doubtful else timeouts.first_byte_s
         self._metrics.upstream_requests.labels(link.name, kind, self.name).inc()
-        headers = [("Host", url.netloc.decode("ascii")), *self._identity, *fields]
-        if link.authorization is not None and _origin(url) == _origin(link.home):
-            headers.append(("Authorization", link.authorization))
-        assert all(name.lower() in SENT for name, _ in headers)
-        settled = is_connected = False
+        is_connected = False
         scope = trio.CancelScope(deadline=min(pace.head_by, started + pace.connect_left_s))
 
         async def follow(event: str, info: Mapping[str, object]) -> None:
@@ -412,49 +426,59 @@ class RegistrySource:
                     is_connected = True
                     now = trio.current_time()
                     pace.connect_left_s -= now - started
-                    scope.deadline = min(pace.head_by, now + first_byte_s)
+                    # Of a conditional request's time the other half is for asking again without the conditions.
+                    scope.deadline = min(pace.head_by, now + patience_s / (1 if decides else 2))
 
-        request = httpcore.Request(
-            wanted.method,
-            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
-            headers=headers,
-            extensions={"trace": follow},
-        )
         try:
             with scope:
-                response = await link.pool.handle_async_request(request)
-                breaker.succeed(permit)
-                settled = link.was_tried = True
-                return _Answer(response, url, link, self._metrics, is_head=wanted.method == "HEAD")
+                response = await link.pool.handle_async_request(
+                    _request(link, wanted.method, url, (*self._identity, *fields), follow)
+                )
+                trial.is_answered = link.was_tried = True
+                answer = Answer(
+                    response,
+                    url,
+                    trial,
+                    self._metrics.received_bytes,
+                    is_head=wanted.method == "HEAD",
+                    stall_s=timeouts.stall_s,
+                    patience_s=patience_s,
+                    sent_at=started,
+                )
+                if wanted.method == "GET" and answer.status in {200, 206}:
+                    try:
+                        await answer.begin()
+                    except BaseException:
+                        await answer.aclose()
+                        raise
+                if kind == "file" or wanted.method == "HEAD" or answer.status != 200:
+                    trial.end(None)
+                return answer
             if is_connected:
                 raise Failed("slow-first-byte", f"{url.host} has not answered")
             raise Failed("connect", f"no connection to {url.host} in time")
         except Exception as raised:  # noqa: BLE001 -- the border: whatever the transport raises becomes a Failed
-            failed = raised if isinstance(raised, Failed) else translate(raised, url.host, answered=False)
-            now = trio.current_time()
+            failed = raised if isinstance(raised, Failed) else translate(raised, url.host, answered=trial.is_answered)
             if not is_connected:
-                pace.connect_left_s -= now - started
-            if failed.failure.is_dead and (decides or failed.failure.label != "slow-first-byte"):
-                breaker.fail(permit, now)
+                pace.connect_left_s -= trio.current_time() - started
+            if failed.failure.label == "slow-first-byte" and not (decides and pace.is_fair):
+                trial.withdraw()
             elif failed.failure.label == "status":
-                breaker.succeed(permit)  # nonsense, but somebody is there
                 link.was_tried = True
-            else:
-                breaker.withdraw(permit, now)
-            settled = True
+            trial.end(failed)
             raise failed from (None if failed is raised else raised)
-        finally:
-            if not settled:  # cancelled from outside
-                breaker.withdraw(permit, trio.current_time())
+        except BaseException:  # cancelled from outside
+            trial.withdraw()
+            raise
 
-    def _refusal(self, link: _Link, kind: Kind, answer: _Answer) -> Failed:
+    def _refusal(self, link: _Link, kind: Kind, answer: Answer) -> Failed:
         """An answer that is none of those wanted, as a failure."""
         status, host = answer.status, answer.url.host
         wait_s = retry_after_s(answer.field("retry-after"), self._clock())
         match status:
             case 429:
                 if wait_s is not None:
-                    link.paused_until[kind] = trio.current_time() + wait_s
+                    link.line(kind, answer.url).paused_until = trio.current_time() + wait_s
                 return Failed("http-429", f"{host} limits how often we may ask (429)", wait_s or 30)
             case 403:
                 return Failed("http-403", f"{host} refuses to answer us (403)", wait_s)
@@ -465,7 +489,7 @@ class RegistrySource:
             case _:
                 return Failed("status", f"{host} answers {status}, which makes no sense here")
 
-    def _stamp(self, answer: _Answer, now: float, link: _Link) -> Stamp:
+    def _stamp(self, answer: Answer, now: float, link: _Link) -> Stamp:
         return freshness.stamp(answer.headers, now, cap_s=link.upstream.fresh_s, jitter=self._random.uniform(0.85, 1.15))
 
     def _count_failure(self, link: _Link, kind: Kind, failed: Failed) -> None:
@@ -485,35 +509,47 @@ class _Link:
         self.home = root.copy_with(username=None, password=None, fragment=None)
         self.hosts = frozenset({root.host.lower(), *(alias.lower().partition(":")[0] for alias in upstream.aliases)})
         self.authorization = _authorization(upstream, root)
-        self.pool = open_pool(root.host.lower(), self.hosts, context, upstream.proxy)
-        self.gates = {
-            "page": trio.Semaphore(upstream.pages_at_once),
-            "file": trio.Semaphore(upstream.files_at_once),
+        self.is_proxied = upstream.proxy is not None
+        at_once: dict[Gate, int] = {
+            "page": upstream.pages_at_once,
+            "file": upstream.files_at_once,
+            "sidecar": upstream.sidecars_at_once,
         }
+        self.gates = {gate: trio.Semaphore(places) for gate, places in at_once.items()}
+        self.pool = open_pool(
+            root.host.lower(), _own_places(self.home, upstream.aliases), context, upstream.proxy, sum(at_once.values())
+        )
         self.budget = RetryBudget()
-        self.paused_until: dict[str, float] = dict.fromkeys(KINDS, -math.inf)
-        self.wanted_url: dict[str, httpx.URL | None] = dict.fromkeys(KINDS)
         self.was_tried = False
-        self.opened: dict[str, trio.Event] = {kind: trio.Event() for kind in KINDS}
-        self.breakers: dict[str, Breaker] = {}
+        self.lines: dict[str, Lines] = {}
         for kind in KINDS:
             gauge = metrics.breaker_open.labels(name, kind)
             gauge.set(0)
-            self.breakers[kind] = Breaker(rng, partial(self._changed, kind, gauge))
+            self.lines[kind] = Lines(rng, partial(self._changed, kind, gauge))
 
-    def first_byte_s(self, kind: Kind) -> float:
-        timeouts = self.upstream.timeouts
-        is_doubtful = self.breakers[kind].state != "closed"
-        return timeouts.doubtful_first_byte_s if is_doubtful else timeouts.first_byte_s
+    def line(self, kind: Kind, url: httpx.URL) -> Line:
+        """Whom a request goes to: pages are one line wherever redirects lead, files have one for each host and port."""
+        return self.lines[kind].to("" if kind == "page" else url.netloc.decode("ascii").lower())
+
+    def is_doubtful(self, kind: Kind, line: Line) -> bool:
+        """Whether to wait for it only briefly. When a registry's pages cannot be had, its file hosts may well be out of reach too."""
+        return line.breaker.state != "closed" or (kind == "file" and self.lines["page"].state != "closed")
+
+    def require_outside(self, url: httpx.URL) -> None:
+        """Behind a proxy nobody here sees what a name resolves to, but an address is one: it must be public or configured.
+
+        Raises ``Failed``.
+        """
+        if not self.is_proxied or url.host.lower() in self.hosts:
+            return
+        address = literal(url.raw_host.decode("ascii"))
+        if address is not None and network_of(address) != "public":
+            raise Failed("address", f"{url.host} is a {network_of(address)} address, where its registry may not send us")
 
     def _changed(self, kind: Kind, gauge: Gauge, is_open: bool) -> None:
         gauge.set(is_open)
-        if is_open:
-            self.opened[kind].set()
-            log.warning("upstream does not answer", extra={"registry": self.name, "kind": kind})
-        else:
-            self.opened[kind] = trio.Event()
-            log.warning("upstream answers again", extra={"registry": self.name, "kind": kind})
+        news = "upstream does not answer" if is_open else "upstream answers again"
+        log.warning(news, extra={"registry": self.name, "kind": kind})
 
 
 @dataclass(frozen=True, slots=True)
@@ -521,6 +557,7 @@ class _Wanted:
     """One request as it is meant. Any status but ``statuses`` (and 304 for a conditional request) is a failure."""
 
     kind: Kind
+    gate: Gate
     method: str
     url: str
     fields: Headers
@@ -530,99 +567,20 @@ class _Wanted:
 
 @dataclass(slots=True)
 class _Pace:
-    """What is left of a request's time: when its head must be there (trio's clock), and the seconds to spend on connecting."""
+    """What is left of a request's time: when its first byte must be there (trio's clock), and the seconds to spend on connecting.
+
+    ``is_fair`` is False if our own queue took most of it: then silence is no evidence.
+    """
 
     head_by: float
     connect_left_s: float
-
-
-class _Answer:
-    """A response whose head came: its fields, and its body as it comes, counted, each wait bounded by the stall limit."""
-
-    def __init__(self, response: httpcore.Response, url: httpx.URL, link: _Link, metrics: Metrics, *, is_head: bool) -> None:
-        self.status = response.status
-        self.url = url
-        self.headers: Headers = tuple(
-            (name.decode("ascii", "replace").lower(), value.decode("latin-1").strip())
-            for name, value in response.headers
-            if name.lower() not in {b"set-cookie", b"set-cookie2"}
-        )
-        self._response = response
-        self._parts = aiter(cast("AsyncIterator[bytes]", response.stream))
-        self._stall_s = link.upstream.timeouts.stall_s
-        self._received = metrics.received_bytes
-        self._is_head = is_head
-        self._is_begun = self._is_ended = False
-
-    def field(self, name: str) -> str | None:
-        """The first value of a field, by lower-case name."""
-        return next((value for known, value in self.headers if known == name), None)
-
-    @property
-    def media_type(self) -> str:
-        """The media type alone, lower-case, ``""`` if none is told."""
-        return (self.field("content-type") or "").partition(";")[0].strip().lower()
-
-    @property
-    def coding(self) -> str:
-        """The content coding, ``identity`` if none is told."""
-        return (self.field("content-encoding") or "identity").strip().lower()
-
-    @property
-    def length(self) -> int | None:
-        return _number(self.field("content-length"))
-
-    async def part(self) -> bytes | None:
-        """The next bytes of the body, None at its end. Raises ``Failed``."""
-        self._is_begun = True
-        try:
-            with trio.fail_after(self._stall_s):
-                part = await anext(self._parts)
-        except StopAsyncIteration:
-            self._is_ended = True
-            return None
-        except trio.TooSlowError:
-            self._is_ended = True
-            raise Failed("slow-body", f"{self.url.host} stopped in the middle of its answer") from None
-        except Exception as raised:
-            self._is_ended = True
-            raise translate(raised, self.url.host, answered=True) from raised
-        self._received.inc(len(part))
-        return part
-
-    async def leave(self) -> None:
-        """Be done with it: close a transfer that may be long, read the short rest of anything else."""
-        if self.status in {200, 206} and not self._is_head:
-            await self.aclose()
-        else:
-            await self.discard()
-
-    async def discard(self) -> None:
-        """Read a short rest, to keep the connection; then close."""
-        left = DRAINED_BYTES
-        try:
-            with suppress(Failed), trio.move_on_after(1):
-                while left > 0 and (part := await self.part()) is not None:
-                    left -= len(part)
-        finally:
-            await self.aclose()
-
-    async def aclose(self) -> None:
-        """Close the response; its connection too, unless the body was read to its end. Waits for nobody."""
-        # Not bounded by a number but by what it does: closing a socket, which takes no time, and TLS without waiting for a reply.
-        with trio.CancelScope(shield=True):
-            await self._response.aclose()
-            # httpcore's iterators are generators inside generators. Trio warns of those that are dropped half way, so they are run
-            # to their end: what was buffered, then the error of reading from a closed socket.
-            with suppress(Exception):
-                while self._is_begun and not self._is_ended:
-                    await anext(self._parts)
+    is_fair: bool = True
 
 
 class _Chunks:
     """A file's bytes. Ends by ``Unavailable`` or ``Corrupt`` unless all came that were announced."""
 
-    def __init__(self, source: RegistrySource, link: _Link, answer: _Answer, head: FileHead, limit: int, filename: str) -> None:
+    def __init__(self, source: RegistrySource, link: _Link, answer: Answer, head: FileHead, limit: int, filename: str) -> None:
         self._source = source
         self._link = link
         self._answer = answer
@@ -659,77 +617,31 @@ def _conditions(known: Known | None) -> Headers:
     return tuple(fields)
 
 
-async def _read_page(answer: _Answer, upstream: Upstream) -> bytes:
-    """A page's body, decompressed. Raises ``Failed`` if it is too large, never ends, stops early or is not what its coding says."""
-    limit = upstream.page_limit_bytes
-    if answer.coding not in {"identity", "gzip", "x-gzip"}:
-        raise Failed("content-encoding", f"{answer.url.host} sent a page as {answer.coding[:32]!r}, which was not asked for")
-    decoder = None if answer.coding == "identity" else zlib.decompressobj(wbits=31)
-    parts: list[bytes] = []
-    size = 0
-    with trio.move_on_after(upstream.timeouts.page_s) as scope:
-        while (part := await answer.part()) is not None:
-            for piece in (part,) if decoder is None else _inflate(decoder, part):
-                size += len(piece)
-                if size > limit:
-                    raise Failed("oversized", f"{answer.url.host} sent a page of more than {limit} bytes")
-                parts.append(piece)
-                if len(piece) == SLICE_BYTES:
-                    await trio.lowlevel.checkpoint()
-    if scope.cancelled_caught:
-        raise Failed("oversized", f"{answer.url.host} sent a page that did not end within {upstream.timeouts.page_s:.0f} s")
-    if decoder is not None and not decoder.eof:
-        raise Failed("parse", f"{answer.url.host} sent a page whose compressed form is cut off")
-    return b"".join(parts)
+def _require_passable(line: Line, url: httpx.URL, now: float) -> None:
+    """Raise ``Unavailable`` if a request would be refused now, by what upstream asked for or by the breaker."""
+    if now < line.paused_until:
+        raise Unavailable(f"{url.host} asked us to wait", line.paused_until - now)
+    if line.breaker.retry_in_s(now) > 0:
+        raise _silent(line, url, now)
 
 
-def _inflate(decoder: zlib._Decompress, part: bytes) -> Iterator[bytes]:
-    """Decompress in slices. Raises ``Failed`` for broken data, and for more after the end of the stream."""
-    try:
-        while True:
-            piece = decoder.decompress(part, SLICE_BYTES)
-            if piece:
-                yield piece
-            part = decoder.unconsumed_tail
-            if not part and len(piece) < SLICE_BYTES:
-                break
-    except zlib.error as error:
-        raise Failed("parse", f"a compressed page cannot be read: {error}") from error
-    if decoder.unused_data:
-        raise Failed("parse", "a compressed page goes on after its end")
+def _silent(line: Line, url: httpx.URL, now: float) -> Unavailable:
+    return Unavailable(f"{url.host} does not answer", max(1, math.ceil(line.breaker.retry_in_s(now))))
 
 
-def _file_head(answer: _Answer, start: int) -> FileHead:
-    """What was said before a file's bytes. Raises ``Failed`` for a coding, and for a range other than the one asked for."""
-    if answer.coding != "identity":
-        raise Failed(
-            "content-encoding", f"{answer.url.host} sent a file as {answer.coding[:32]!r} although identity was asked for"
-        )
-    etag, modified = answer.field("etag"), answer.field("last-modified")
-    # If-Range needs a strong validator: "An origin server MUST use the strong comparison function" (RFC 9110 §13.1.5, in short).
-    strong = etag if etag and not etag.startswith("W/") else None if etag else modified
-    if answer.status == 200:
-        return FileHead(answer.length, 0, answer.media_type, strong, _digests(answer))
-    told = answer.field("content-range") or ""
-    found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", told, re.ASCII)
-    first, last, size = (int(number) for number in found.groups()) if found else (0, 0, 0)
-    if not found or first != start or last != size - 1 or answer.length not in {None, last - first + 1}:
-        raise Failed("range", f"{answer.url.host} sent {told[:64] or 'no Content-Range'!r} when asked for bytes from {start} on")
-    return FileHead(size, start, answer.media_type, strong, _digests(answer))
-
-
-def _digests(answer: _Answer) -> tuple[Digest, ...]:
-    """The digests of the whole file told in fields: ``Repr-Digest`` (RFC 9530), ``X-Checksum-…`` (Maven repositories)."""
-    found: list[Digest] = []
-    for name, value in answer.headers:
-        with suppress(ValueError):
-            if name.startswith("x-checksum-"):
-                found.append(Digest.parse(name.removeprefix("x-checksum-"), value))
-            elif name == "repr-digest":
-                for algorithm, text in re.findall(r"(sha-256|sha-512)=:([A-Za-z0-9+/=]+):", value):
-                    octets = base64.b64decode(text, validate=True)
-                    found.append(Digest.parse(algorithm.replace("-", ""), octets.hex()))
-    return tuple(found)
+def _request(link: _Link, method: str, url: httpx.URL, fields: Headers, trace: object) -> httpcore.Request:
+    """A request with exactly these fields, ``Host``, and the credentials if it goes to their own place."""
+    headers = [("Host", url.netloc.decode("ascii")), *fields]
+    if link.authorization is not None and _origin(url) == _origin(link.home):
+        headers.append(("Authorization", link.authorization))
+    assert all(name.lower() in SENT for name, _ in headers)
+    return httpcore.Request(
+        method,
+        httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+        # Validators come back in the octets they came in.
+        headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in headers],
+        extensions={"trace": trace},
+    )
 
 
 def _redirected(url: httpx.URL, location: str, hosts: AbstractSet[str]) -> httpx.URL:
@@ -759,6 +671,16 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host.lower(), url.port
 
 
+def _own_places(home: httpx.URL, aliases: Iterable[str]) -> frozenset[tuple[str, int]]:
+    """The hosts and ports that the operator named: an alias without a port means the upstream's own and the web's."""
+    own = home.port or (443 if home.scheme == "https" else 80)
+    places = {(home.host.lower(), own)}
+    for alias in aliases:
+        host, _, port = alias.lower().partition(":")
+        places |= {(host, int(port))} if port.isdigit() else {(host, port) for port in (own, 80, 443)}
+    return frozenset(places)
+
+
 def _authorization(upstream: Upstream, root: httpx.URL) -> str | None:
     """The credentials of an upstream: as configured, else those in its URL."""
     if upstream.token is not None:
@@ -769,7 +691,3 @@ def _authorization(upstream: Upstream, root: httpx.URL) -> str | None:
     if username is None:
         return None
     return "Basic " + base64.b64encode(f"{username}:{password or ''}".encode()).decode("ascii")
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 19 else None

@@ -582,6 +582,24 @@ async def test_a_flight_that_lands_short_never_ends_a_body_cleanly(flights: Flig
         await read(flight.follow(), 5)
 
 
+@pytest.mark.parametrize("size", [0, None])
+async def test_a_body_without_bytes_arrives(size: int | None, flights: Flights, autojump_clock: MockClock) -> None:
+    async def job(flight: Flight[str]) -> str:
+        fd = os.memfd_create("spool")
+        flight.began(fd, size)
+        await trio.sleep(1)
+        os.close(fd)
+        return "empty"
+
+    flight, _ = flights.join("sidecar", job)
+    await flight.wait_head()
+    follower = flight.follow()
+    began = trio.current_time()
+    assert await follower.wait_beyond(0) == 0
+    assert trio.current_time() - began == 1  # not before it was verified
+    follower.close()
+
+
 async def test_closing_down_cancels_what_is_in_the_air(metrics: Metrics, autojump_clock: MockClock) -> None:
     upstream = Upstream(b"x", pause_s=math.inf)
     async with open_flights(metrics) as flights:

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
 
+import httpcore
+import httpx
 import pytest
 import trio
 import trustme
@@ -15,7 +17,8 @@ from origin.errors import Corrupt, Unavailable
 from origin.metrics import Metrics
 from origin.model import Entry
 from origin.sources import Received
-from origin.sources.connect import network_of, trust
+from origin.sources.connect import CheckedBackend, literal, network_of, trust
+from origin.sources.registry import _own_places
 from tests.answering import Reply, answering
 from tests.contracts.sources import collect
 from tests.registry_bench import PAGE, PATIENT, WHEEL, Bench, Names, bench, document, source_of
@@ -96,6 +99,110 @@ async def test_an_upstream_on_loopback_may_keep_its_files_there_but_not_with_the
             with pytest.raises(Corrupt):
                 async with at.source.file(WHEEL, Entry(WHEEL, f"http://{host}/x.whl")):
                     pytest.fail("it was let in")
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.1", "127.0.0.1"),
+        ("2130706433", "127.0.0.1"),
+        ("0x7f.1", "127.0.0.1"),
+        ("0177.0.0.1", "127.0.0.1"),
+        ("0xA9FEA9FE", "169.254.169.254"),
+        ("169.254.169.254.", "169.254.169.254"),
+        ("[::ffff:169.254.169.254]", "::ffff:169.254.169.254"),
+        ("fe80::1%25eth0", "fe80::1"),
+        ("localhost", "127.0.0.1"),
+        ("Any.LocalHost.", "127.0.0.1"),
+        ("files.test", None),
+        ("1.2.3.4.test", None),
+        ("", None),
+    ],
+)
+def test_an_address_is_known_however_it_is_spelt(host: str, address: str | None) -> None:
+    assert literal(host) == (None if address is None else ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["169.254.169.254", "127.0.0.1", "10.0.0.1", "[::1]", "[::ffff:10.0.0.1]", "2852039166", "0xa9.254.169.254", "localhost"],
+)
+async def test_a_proxy_is_not_asked_for_addresses_of_our_own_network(host: str) -> None:
+    async with answering() as proxy:
+        metrics = Metrics()
+        source = source_of("http://10.9.9.9/simple/", metrics, proxy=proxy.url)
+        with pytest.raises(Corrupt, match="may not send us"):
+            async with source.file(WHEEL, Entry(WHEEL, f"http://{host}/x.whl")):
+                pytest.fail("it was let in")
+        assert proxy.asked == []
+        proxy.answers["http://10.9.9.9/x.whl"] = Reply(200, b"wheel")
+        proxy.answers["http://93.184.215.14/x.whl"] = Reply(200, b"wheel")
+        for fine in ("10.9.9.9", "93.184.215.14"):
+            async with source.file(WHEEL, Entry(WHEEL, f"http://{fine}/x.whl")) as stream:
+                assert await collect(stream) == b"wheel"
+        await source.aclose()
+
+
+async def test_a_redirect_behind_a_proxy_leads_to_no_address_of_our_own_network() -> None:
+    async with answering() as proxy:
+        source = source_of("http://pypi.test/simple/", Metrics(), proxy=proxy.url)
+        listed = "http://169.254.169.254/x.whl"
+        proxy.answers["http://pypi.test/simple/six/"] = Reply(302, fields={"Location": listed})
+        with pytest.raises(Corrupt):
+            await source.page(PAGE, None)
+        assert len(proxy.asked) == 1
+        await source.aclose()
+
+
+def reaches(home: str, *aliases: str) -> frozenset[tuple[str, int]]:
+    return _own_places(httpx.URL(home), aliases)
+
+
+def test_the_operator_named_hosts_and_ports() -> None:
+    assert reaches("http://pypi.test:3141/simple/") == {("pypi.test", 3141)}
+    assert reaches("https://pypi.test/simple/", "Other.test", "third.test:81") == {
+        ("pypi.test", 443),
+        ("other.test", 443),
+        ("other.test", 80),
+        ("third.test", 81),
+    }
+
+
+@pytest.mark.parametrize(
+    ("home", "host", "port", "passes"),
+    [
+        ("10.0.0.1", "files.test", 443, True),  # a company's file host
+        ("10.0.0.1", "files.test", 8081, True),
+        ("10.0.0.1", "files.test", 22, False),
+        ("10.0.0.1", "local.test", 8081, False),
+        ("10.0.0.1", "cloud.test", 80, False),
+        ("10.0.0.1", "public.test", 8081, True),
+        ("93.184.215.14", "alias.test", 3141, True),
+        ("93.184.215.14", "alias.test", 6379, False),
+        ("93.184.215.14", "files.test", 443, False),
+        ("127.0.0.1", "local.test", 8081, True),
+        ("127.0.0.1", "local.test", 25, False),
+        ("127.0.0.1", "files.test", 443, False),
+        ("169.254.7.7", "cloud.test", 80, False),
+        ("169.254.7.7", "home.test", 3141, True),
+    ],
+)
+async def test_what_a_listing_may_reach_depends_on_where_its_upstream_is(home: str, host: str, port: int, passes: bool) -> None:
+    names = {"home.test": home, "files.test": "10.0.0.2", "local.test": "127.0.0.1", "cloud.test": "169.254.169.254"}
+    names |= {"public.test": "93.184.215.14", "alias.test": "10.0.0.9"}
+    trio.socket.set_custom_hostname_resolver(Names({name: [address] for name, address in names.items()}))
+    backend = CheckedBackend("home.test", reaches("http://home.test:3141/", "alias.test"))
+    reached: list[list[str]] = []
+
+    async def race(addresses: list[str], port: int, timeout_s: float | None) -> httpcore.AsyncNetworkStream:
+        reached.append(addresses)
+        raise httpcore.ConnectError
+
+    backend._race = race  # type: ignore[method-assign]
+    with pytest.raises(httpcore.ConnectError):
+        await backend.connect_tcp(host, port)
+    assert reached == ([[names[host]]] if passes else [])
 
 
 async def test_a_host_is_looked_up_once_per_connection() -> None:

@@ -17,6 +17,7 @@ from origin.metrics import Metrics
 from origin.model import Digest, Entry, File, Page
 from origin.registries.pypi import PyPI
 from origin.sources import Absent, Known, NotModified, Received
+from origin.sources.lines import LINES
 from origin.sources.registry import Upstream
 from tests.answering import Answering, Reply, answering
 from tests.contracts.sources import BODY, Arena, SourceContract, collect
@@ -240,10 +241,11 @@ async def test_a_page_that_cannot_be_used_is_told_by_its_kind(reply: Reply, erro
 
 async def test_a_body_that_trickles_for_ever_ends() -> None:
     # It stays below its limit and never stalls: only the time for the whole page ends it.
-    async with bench(BRIEF, page_limit_bytes=10**12) as at:
-        at.page_answers(Reply(200, endless=True))
-        with trio.fail_after(30), pytest.raises(Corrupt):
+    async with bench(BRIEF) as at:
+        at.page_answers(Reply(200, drips=0.02))
+        with trio.fail_after(30), pytest.raises(Unavailable):
             await at.fetch()
+        assert at.failures() == {"slow-body": 1}
 
 
 @pytest.mark.parametrize(
@@ -433,10 +435,15 @@ async def test_a_file_that_cannot_be_used_is_told_by_its_kind(reply: Reply, erro
         assert at.failures() == {label: 1}
 
 
-async def test_a_sidecar_has_a_limit_of_its_own() -> None:
+def sidecar_of(wheel: File, ending: str) -> File:
+    return File(wheel.registry, wheel.project, wheel.version, wheel.filename + ending, wheel.path + ending)
+
+
+@pytest.mark.parametrize("ending", [".metadata", ".asc"])
+async def test_a_sidecar_has_a_limit_of_its_own(ending: str) -> None:
     async with bench(sidecar_limit_bytes=10) as at:
         at.file_answers(Reply(200, b"x" * 11))
-        sidecar = File("pypi", "six", "1.0", WHEEL.filename + ".metadata", WHEEL.path + ".metadata")
+        sidecar = sidecar_of(WHEEL, ending)
         with pytest.raises(Corrupt):
             async with at.source.file(sidecar, at.entry):
                 pytest.fail("too large a sidecar was taken")
@@ -459,6 +466,60 @@ async def test_no_more_transfers_than_allowed_run_at_once() -> None:
                 await at.download()
         assert await at.download() == b"wheel"
         assert at.failures() == {"busy": 1}
+
+
+async def test_sidecars_and_probes_do_not_queue_behind_wheels() -> None:
+    async with bench(BRIEF, files_at_once=1, sidecars_at_once=1) as at:
+        at.file_answers(Reply(200, b"wheel"))
+        metadata, signature = sidecar_of(WHEEL, ".metadata"), sidecar_of(WHEEL, ".asc")
+        async with at.open():
+            assert await at.source.exists(WHEEL, at.entry.url)
+            async with at.source.file(metadata, at.entry) as stream:
+                assert await collect(stream) == b"wheel"
+                with pytest.raises(Unavailable, match="too many"):
+                    async with at.source.file(signature, at.entry):
+                        pytest.fail("there was a place for it")
+
+
+async def test_a_validator_comes_back_in_the_octets_it_came_in(at: Bench) -> None:
+    at.page_answers(document(etag='"caf\xe9"'))
+    answer = await at.fetch()
+    await at.fetch(Known(etag=answer.etag))
+    assert at.upstream.asked[1].fields["if-none-match"] == '"caf\xe9"'
+
+
+async def test_a_file_without_bytes_comes(at: Bench) -> None:
+    at.file_answers(Reply(200, b""))
+    assert await at.download() == b""
+
+
+async def test_a_dead_file_host_stops_no_other(at: Bench) -> None:
+    async with answering() as gone:
+        dead = Entry(WHEEL, gone.url + "six.whl")
+    at.file_answers(Reply(200, b"wheel"))
+    assert await at.download() == b"wheel"
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            async with at.source.file(WHEEL, dead):
+                pytest.fail("somebody answered")
+    assert at.source.statistics()["pypi"] == {"page": "closed", "file": "open"}
+    labels = {"registry": "pypi", "kind": "file"}
+    assert at.metrics.registry.get_sample_value("leeward_breaker_open", labels) == 1
+    assert at.source.available("pypi", "file")
+    assert await at.download() == b"wheel"
+
+
+async def test_hosts_that_listings_name_are_not_remembered_without_end(at: Bench) -> None:
+    lines = at.source._links["pypi"].lines["file"]
+    for number in range(1000):
+        lines.to(f"files{number}.test").breaker.open(trio.current_time())
+    assert len(lines._lines) == LINES
+    for host in list(lines._lines):
+        line = lines.to(host)
+        permit = line.breaker.admit(trio.current_time() + 100)
+        assert permit is not None
+        line.breaker.succeed(permit)
+    assert at.metrics.registry.get_sample_value("leeward_breaker_open", {"registry": "pypi", "kind": "file"}) == 0
 
 
 async def test_what_arrives_is_counted(at: Bench) -> None:

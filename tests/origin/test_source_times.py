@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -113,6 +113,135 @@ async def test_a_request_unanswered_for_a_second_makes_its_upstream_suspect(mock
         await at.fetch()
         assert at.source.available("pypi", "page")
         nursery.cancel_scope.cancel()
+
+
+async def wait(at: Bench, mock_clock: MockClock, what: Callable[[], Awaitable[object]], seconds: float) -> None:
+    """Check that it fails as unavailable, and that it takes so many seconds."""
+    asked = len(at.upstream.asked)
+    done = trio.Event()
+
+    async def client() -> None:
+        with pytest.raises(Unavailable):
+            await what()
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client)
+        await at.upstream.wait_asked(asked + 1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(seconds - 0.1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert not done.is_set()
+        mock_clock.jump(0.1)
+        await done.wait()
+
+
+@pytest.mark.parametrize("cut", [0, 100])
+async def test_a_page_whose_body_stalls_is_as_bad_as_silence(cut: int, mock_clock: MockClock) -> None:
+    async with bench(PATIENT) as at:
+        at.page_answers(document())
+        await at.fetch()
+        at.page_answers(Reply(200, b"x" * 500, cut=cut, stalls=True))
+        for _ in range(3):
+            await wait(at, mock_clock, at.fetch, 10)
+            assert not at.source.available("pypi", "page")
+        assert at.source.statistics()["pypi"]["page"] == "open"
+        mock_clock.jump(6)
+        await wait(at, mock_clock, at.fetch, 2)  # the probe
+        at.page_answers(document())
+        mock_clock.jump(12)
+        await at.fetch()
+        assert at.source.available("pypi", "page")
+
+
+async def test_a_page_that_takes_its_time_makes_its_upstream_suspect_until_it_came(mock_clock: MockClock) -> None:
+    async with bench(PATIENT) as at, trio.open_nursery() as nursery:
+        at.page_answers(Reply(200, b"x" * 500, cut=100, stalls=True))
+        nursery.start_soon(at.fetch)
+        await at.upstream.wait_asked(1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        at.source._links["pypi"].was_tried = True
+        assert at.source.available("pypi", "page")
+        mock_clock.jump(1.1)
+        assert not at.source.available("pypi", "page")
+        at.page_answers(document())
+        await at.fetch()
+        assert at.source.available("pypi", "page")
+        nursery.cancel_scope.cancel()
+
+
+async def test_pages_that_break_off_three_times_open_the_breaker(at: Bench) -> None:
+    at.page_answers(Reply(200, b"x" * 500, cut=100))
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await at.fetch()
+    assert at.source.statistics()["pypi"]["page"] == "open"
+
+
+async def test_a_file_without_a_first_byte_is_as_bad_as_silence(mock_clock: MockClock) -> None:
+    async with bench(PATIENT) as at:
+        at.file_answers(Reply(200, b"x" * 500, cut=0, stalls=True))
+        for _ in range(3):
+            await wait(at, mock_clock, at.download, 10)
+        assert at.source.statistics()["pypi"]["file"] == "open"
+
+
+async def test_a_file_that_stalls_later_says_nothing_about_its_host(mock_clock: MockClock) -> None:
+    async with bench(PATIENT) as at:
+        at.file_answers(Reply(200, b"x" * 500, cut=100, stalls=True))
+        for _ in range(4):
+            await wait(at, mock_clock, at.download, 15)
+        assert at.source.available("pypi", "file")
+
+
+async def test_an_upstream_that_sends_heads_only_is_not_taken_for_well(mock_clock: MockClock) -> None:
+    async with bench(PATIENT) as at, trio.open_nursery() as nursery:
+        await nursery.start(at.source.run)
+        await at.upstream.wait_asked(1)
+        at.page_answers(Reply(200, b"x" * 500, cut=0, stalls=True))
+        for _ in range(3):
+            await wait(at, mock_clock, at.fetch, 10)
+        asked = len(at.upstream.asked)
+        mock_clock.jump(8)
+        await at.upstream.wait_asked(asked + 1)
+        assert at.upstream.asked[-1].method == "GET"
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        mock_clock.jump(2)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert at.source.statistics()["pypi"]["page"] == "open"
+        at.page_answers(document())
+        mock_clock.jump(15)
+        await at.upstream.wait_asked(asked + 2)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert at.source.statistics()["pypi"]["page"] == "closed"
+        nursery.cancel_scope.cancel()
+
+
+async def test_waiting_for_a_place_is_part_of_a_requests_time(mock_clock: MockClock) -> None:
+    async with bench(PATIENT, files_at_once=1) as at, trio.open_nursery() as nursery:
+        at.file_answers(Reply(200, b"wheel"), Reply(silent=True))
+        ended: list[float] = []
+
+        async def download() -> None:
+            with pytest.raises(Unavailable):
+                await at.download()
+            ended.append(trio.current_time() - began)
+
+        began = trio.current_time()
+        async with at.open():
+            nursery.start_soon(download)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            nursery.start_soon(download)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            mock_clock.jump(7)
+        await at.upstream.wait_asked(2)  # the one that waited; the other still does
+        mock_clock.jump(1)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert ended == [8]
+        mock_clock.jump(2)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert ended == [8, 10]
+        assert at.source.statistics()["pypi"]["file"] == "closed"
 
 
 async def test_until_the_first_try_ended_nothing_is_waited_for(mock_clock: MockClock) -> None:
