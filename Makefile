@@ -47,7 +47,7 @@ test: test-programs .venv/.dev $(CLIENTS)/.done ## set up what is missing, then 
 	case "$$alone $$rest" in "0 0"|"0 5"|"5 0") ;; *) echo "make test: see above for what failed" >&2; exit 1;; esac
 
 live: test-programs .venv/.dev $(CLIENTS)/.done ## the tests that talk to the real registries
-	@exec $(BIN)/python -m pytest -m live $(ARGS)
+	@LEEWARD_LIVE=1 exec $(BIN)/python -m pytest -m live $(ARGS)
 
 check: .venv/.dev ## formatter, linter, type checker, architecture
 	$(BIN)/ruff format --check
