@@ -73,9 +73,8 @@ def parse_head(head: bytes, limits: Limits) -> Head:
     except httptools.HttpParserInvalidMethodError:
         raise Malformed("unknown method", 501) from None
     except httptools.HttpParserCallbackError as error:
-        if isinstance(error.__context__, Malformed):
-            raise error.__context__ from None
-        raise
+        # Not from error.__context__: within somebody's except clause that would be another exception.
+        raise (fields.failure or error) from None
     except httptools.HttpParserError:
         raise Malformed("malformed request") from None
     method, target, version = line[1].decode(), line[2].decode(), f"1.{line[4].decode()}"
@@ -88,11 +87,13 @@ class _Fields:
 
     def __init__(self, limit: int) -> None:
         self.found: list[tuple[str, str]] = []
+        self.failure: Malformed | None = None
         self._limit = limit
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(self.found) >= self._limit:
-            raise Malformed("too many header fields", 431)
+            self.failure = Malformed("too many header fields", 431)
+            raise self.failure
         self.found.append((name.decode("latin-1").lower(), value.strip(b" \t").decode("latin-1")))
 
 

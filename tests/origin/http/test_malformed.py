@@ -241,6 +241,15 @@ def test_any_bytes_are_chunks_or_malformed(data: bytes) -> None:
         assert len(dechunker.body) <= 100
 
 
+def test_too_many_fields_are_told_so_wherever_the_head_is_read() -> None:
+    head = CORPUS["many fields"][1]
+    try:
+        raise KeyError("something else is being handled")
+    except KeyError:
+        with pytest.raises(Malformed, match="too many header fields"):
+            parse_head(head, Limits())
+
+
 def test_an_unfinished_head_is_refused_as_soon_as_nothing_can_mend_it() -> None:
     for hopeful in (b"", b"G", b"GET / HTTP/1.1\r", b"GET / HTTP/1.1\r\nHost: a\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r"):
         check_beginning(hopeful, Limits())
