@@ -23,11 +23,11 @@ from typing import Self
 
 import msgspec
 import trio
-import zstandard
 
 from ..errors import Rebound, Unavailable, Unusable
 from ..model import Change, Digest, File, Page, Stamp, Verdict
 from . import ABSENT, Access, Binding, Event, StoredAnswer
+from .packing import packed, unpacked
 
 log = logging.getLogger(__name__)
 
@@ -693,17 +693,3 @@ def digest_of(text: str) -> Digest:
     """Undo ``str(digest)``; algorithms may have a hyphen too."""
     algorithm, _, value = text.rpartition("-")
     return Digest(algorithm, value)
-
-
-def packed(document: bytes) -> bytes:
-    """A document as stored, with a checksum of zstd's own."""
-    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(document) if document else b""
-
-
-def unpacked(stored: bytes) -> bytes | None:
-    """A document as published; None for a damaged one."""
-    try:
-        return zstandard.ZstdDecompressor().decompress(stored) if stored else b""
-    except (zstandard.ZstdError, TypeError, MemoryError):
-        # The frame's header says how much to allocate, and it may be damaged too.
-        return None

@@ -14,7 +14,8 @@ import trio.testing
 from origin.catalog import Access, Catalog, Event
 from origin.catalog import sqlite as sqlite_module
 from origin.catalog.memory import MemoryCatalog
-from origin.catalog.sqlite import SqliteCatalog, migrations, packed
+from origin.catalog.packing import packed
+from origin.catalog.sqlite import SqliteCatalog, migrations
 from origin.errors import Unavailable, Unusable
 from origin.model import Page, Stamp
 from tests.contracts.catalogs import SIX, WHEEL, CatalogContract, bound, stored, wheel
