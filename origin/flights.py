@@ -308,6 +308,10 @@ class Follower:
             raise Corrupt(f"{flight.key} ended before its announced length", flight.size, flight.releasable)
         return flight.releasable
 
+    def estimate_s(self) -> float | None:
+        """Seconds until the flight ends at its present rate; None if nothing tells."""
+        return self._flight.estimate_s()
+
     def close(self) -> None:
         """Leave the flight. Idempotent."""
         fd, self._fd = self._fd, -1
