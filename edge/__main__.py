@@ -366,7 +366,7 @@ def _why(asked: argparse.Namespace) -> int:
 
 def _verify(asked: argparse.Namespace) -> int:
     result = _ask(asked, "verify", {})
-    failed = bool(result["bad"] or result["missing"])
+    failed = any(result.get(found) for found in ("bad", "missing", "unreadable"))
     return _tell(asked, result, lambda: verify_lines(result)) or int(failed)
 
 
@@ -425,7 +425,9 @@ def verify_lines(result: Mapping[str, Any]) -> list[str]:
     """What ``verify`` found: the bad first, then the count."""
     lines = [f"bad      {_item_text(item)}" for item in result["bad"]]
     lines += [f"missing  {_item_text(item)}" for item in result["missing"]]
-    found = f"{len(result['bad'])} bad, {len(result['missing'])} missing" if lines else "all good"
+    unread = result.get("unreadable") or []
+    lines += [f"unread   {_item_text(item)}" for item in unread]
+    found = f"{len(result['bad'])} bad, {len(result['missing'])} missing, {len(unread)} could not be read" if lines else "all good"
     return [*lines, f"{result['checked']} files, {size_text(result['bytes'])} checked: {found}"]
 
 

@@ -193,11 +193,12 @@ class Service:
             for digest, size in await self._catalog.victims(need):
                 # The row goes first: a crash in between leaves an unreferenced blob for gc, never a row without its blob.
                 await self._drop(digest)
-                await self._blobs.delete(digest)
+                if not await self._blobs.delete(digest):
+                    continue
+                freed += size
                 if await self._catalog.held(digest) is not None:
                     # The same bytes were bound under another name meanwhile: their row must not outlive them.
                     await self._drop(digest)
-                freed += size
         self.metrics.evicted_bytes.inc(freed)
         log.info("evicted %d bytes", freed)
         return freed
@@ -305,9 +306,17 @@ class Service:
         holdings = await self._catalog.holdings()
         bad: list[str] = []
         missing: list[str] = []
+        unreadable: list[str] = []
         seen_bytes = 0
         for done, (digest, size) in enumerate(holdings):
-            if await self._blobs.verify(digest):
+            try:
+                sound = await self._blobs.verify(digest)
+            except Unavailable as error:
+                # For want of descriptors or memory, say: that condemns no blob.
+                log.warning("could not be verified: %s", error, extra={"blob": str(digest)})
+                unreadable.append(str(digest))
+                continue
+            if sound:
                 seen_bytes += size
             elif await self._blobs.size(digest) is None:
                 # It may have been evicted since the list was made: then nothing is wrong.
@@ -321,7 +330,7 @@ class Service:
                 await self._catalog.drop(digest)
                 await self._blobs.quarantine(digest)
             await progress({"done": done + 1, "total": len(holdings), "bytes": seen_bytes})
-        return {"checked": len(holdings), "bad": bad, "missing": missing, "bytes": seen_bytes}
+        return {"checked": len(holdings), "bad": bad, "missing": missing, "unreadable": unreadable, "bytes": seen_bytes}
 
     async def _gc_command(self, arguments: dict[str, object], progress: Progress) -> object:
         return await self.gc(progress, dry_run=bool(arguments.get("dry_run", False)))

@@ -249,7 +249,7 @@ def test_verify_fails_when_anything_is_bad(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().out.splitlines() == [
         "bad      sha256-ab",
         "missing  name=x",
-        "3 files, 9 B checked: 1 bad, 1 missing",
+        "3 files, 9 B checked: 1 bad, 1 missing, 0 could not be read",
     ]
 
 
