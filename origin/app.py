@@ -138,4 +138,6 @@ def _upstream(registry: Registry, settings: RegistrySettings, upstream: Upstream
         ),
         page_limit_bytes=settings.page_limit_bytes,
         file_limit_bytes=settings.file_limit_bytes,
+        pages_at_once=settings.pages_at_once,
+        files_at_once=settings.files_at_once,
     )

@@ -58,7 +58,8 @@ class RegistrySettings(Table, frozen=True, kw_only=True):
     """One instance of a registry. ``upstream`` and ``path`` end in ``/``; ``upstream`` never holds credentials.
 
     ``fresh_s`` caps the life upstream gives its pages. ``removed`` says what becomes of held files that left their page.
-    ``page_limit_bytes`` and ``file_limit_bytes`` bound what is accepted from upstream, after decompression.
+    ``page_limit_bytes`` and ``file_limit_bytes`` bound what is accepted from upstream, after decompression; ``pages_at_once`` and
+    ``files_at_once`` how many requests of each kind it sees at a time.
     """
 
     kind: str
@@ -72,6 +73,8 @@ class RegistrySettings(Table, frozen=True, kw_only=True):
     token: str | None = None
     page_limit_bytes: int = msgspec.field(default=100 * 1000 * 1000, name="page_limit")
     file_limit_bytes: int = msgspec.field(default=16 << 30, name="file_limit")
+    pages_at_once: int = 64
+    files_at_once: int = 64
 
 
 class UpstreamSettings(Table, frozen=True, kw_only=True):
@@ -139,7 +142,13 @@ class LogSettings(Table, frozen=True, kw_only=True):
 
 
 RANGES: Mapping[str, Mapping[str, tuple[str | int, str | int]]] = {
-    "RegistrySettings": {"fresh": ("0s", "365d"), "page_limit": ("1kB", "4GB"), "file_limit": ("1kB", "1PB")},
+    "RegistrySettings": {
+        "fresh": ("0s", "365d"),
+        "page_limit": ("1kB", "4GB"),
+        "file_limit": ("1kB", "1PB"),
+        "pages_at_once": (1, 10_000),
+        "files_at_once": (1, 10_000),
+    },
     "UpstreamSettings": {"connect_timeout": ("10ms", "1h"), "answer_timeout": ("10ms", "1h"), "idle_timeout": ("10ms", "1h")},
     "LimitSettings": {
         "connections": (1, 1_000_000),

@@ -73,6 +73,8 @@ class Transfer:
                 offset = body.start
                 while offset < body.stop:
                     releasable = min(await body.flight.wait_beyond(offset), body.stop)
+                    if releasable <= offset:
+                        raise Truncated(f"the flight landed {body.stop - offset} bytes early")
                     await self._file(body.flight.fileno(), offset, releasable)
                     offset = releasable
             case _:
