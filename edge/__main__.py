@@ -427,7 +427,9 @@ def verify_lines(result: Mapping[str, Any]) -> list[str]:
     lines += [f"missing  {_item_text(item)}" for item in result["missing"]]
     unread = result.get("unreadable") or []
     lines += [f"unread   {_item_text(item)}" for item in unread]
-    found = f"{len(result['bad'])} bad, {len(result['missing'])} missing, {len(unread)} could not be read" if lines else "all good"
+    found = (
+        f"{len(result['bad'])} bad, {len(result['missing'])} missing, {len(unread)} could not be read" if lines else "all good"
+    )
     return [*lines, f"{result['checked']} files, {size_text(result['bytes'])} checked: {found}"]
 
 
