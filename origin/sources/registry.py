@@ -346,9 +346,11 @@ class RegistrySource:
                 return await self._walk(link, wanted, conditions, pace)
             except Failed as failed:
                 wait_s = pause_s(attempt + 1, self._random)
+                # Broken before the body began: nobody holds a beginning to resume from. (A resumption's own failure counts as one.)
+                is_unbegun = failed.failure.label == "short-body" and all(name != "Range" for name, _ in wanted.fields)
                 again_plainly = bool(conditions) and failed.failure.label in {"slow-first-byte", "reset", "http-5xx", "status"}
                 may_retry = (
-                    (again_plainly or failed.failure.is_retried)
+                    (again_plainly or is_unbegun or failed.failure.is_retried)
                     and failed.retry_after_s is None
                     and attempt < ATTEMPTS
                     and (pace.connect_left_s > SHORT_S or failed.failure.label not in {"connect", "dns"})
