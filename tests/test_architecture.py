@@ -62,7 +62,6 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 LONG_MODULES: dict[str, str] = {
     "origin/blobs/disk.py": "one store and its spool, whose states are read together",
-    "origin/sources/registry.py": "one exchange with a registry, from address to answer",
     "tests/fakes/server.py": "one fake registry",
     "tests/harness.py": "one stage that every end-to-end test stands on",
 }

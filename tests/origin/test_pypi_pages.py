@@ -467,6 +467,7 @@ def test_a_large_page_that_cannot_be_cut_is_read_whole() -> None:
     assert listing.entries["foo-bar-9.zip"].yanked == "</a><a href=x-1.zip>x-1.zip</a>"
 
 
+@pytest.mark.alone
 def test_no_step_on_a_large_page_keeps_other_threads_waiting() -> None:
     """A second thread ticks every millisecond and notes how late it gets to run; the interpreter itself takes 5 to 12 ms to switch."""
     body = large(20_000)
