@@ -28,6 +28,10 @@ from .sources import Source
 from .sources.registry import RegistrySource, Timeouts, Upstream
 
 
+LANDING_S = 5.0
+"""How long a stopping node goes on storing what it has fetched."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A node at work. ``deployment`` names it in ``CDN-Loop``."""
@@ -95,6 +99,9 @@ async def open_node(
                     nursery.start_soon(service.run)
                     trio.lowlevel.add_instrument(LoopWatch(metrics))
                 yield Node(service, rules_of, metrics, deployment)
+                # What has arrived whole need not be fetched again after a restart.
+                with trio.move_on_after(LANDING_S):
+                    await flights.wait_landed()
                 nursery.cancel_scope.cancel()
         finally:
             # The catalogue's last transaction must not be cut short; bounded by one checkpoint of the write-ahead log.

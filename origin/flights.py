@@ -373,6 +373,11 @@ class Flights:
         """Drop the memo of ``key``: somebody who knows better asked to try again."""
         self._failed.pop(key, None)
 
+    async def wait_landed(self) -> None:
+        """Wait for the flights whose bytes are all here already: what is left of them is storing. Callers bound the wait."""
+        while landing := [f for f in self._running.values() if f.size is not None and f.written >= f.size and not f.is_done]:
+            await landing[0]._done.wait()
+
     def statistics(self) -> dict[str, int]:
         """How many flights are in the air, how many tasks and readers follow them, how many failures are remembered."""
         return {

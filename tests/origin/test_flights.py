@@ -619,3 +619,27 @@ async def test_a_reader_costs_little_memory(flights: Flights, autojump_clock: Mo
     assert not hasattr(follower, "__dict__")
     follower.close()
     assert "followers=0" in repr(flight)
+
+
+async def test_a_stopping_node_waits_for_what_has_arrived_whole_and_for_nothing_else(
+    flights: Flights, autojump_clock: MockClock
+) -> None:
+    stored: list[str] = []
+
+    async def storing(flight: Flight[str]) -> str:
+        fd = os.memfd_create("spool")
+        flight.began(fd, 3)
+        os.pwrite(fd, b"abc", 0)
+        flight.advance(3, 3)
+        await trio.sleep(2)
+        os.close(fd)
+        stored.append(flight.key)
+        return "stored"
+
+    flights.join("whole", storing)
+    flights.join("half", Upstream(body_of(1 * MIB), pause_s=100))
+    await wait_all_tasks_blocked()
+    began = trio.current_time()
+    await flights.wait_landed()
+    assert stored == ["whole"]
+    assert trio.current_time() - began == pytest.approx(2)
