@@ -27,7 +27,6 @@ from .settings import RegistrySettings, StoreSettings, UpstreamSettings
 from .sources import Source
 from .sources.registry import RegistrySource, Timeouts, Upstream
 
-
 LANDING_S = 5.0
 """How long a stopping node goes on storing what it has fetched."""
 
