@@ -93,6 +93,8 @@ class Files:
         self._event = event
         self._serve_removed = serve_removed
         self._bound: OrderedDict[File, Binding] = OrderedDict()
+        # Requests whose flight is in the air, by what they asked for.
+        self._aloft: dict[File, Resolved] = {}
         self._used: dict[Digest, float] = {}
         self._probed: OrderedDict[str, tuple[float, bool]] = OrderedDict()
         self._bench = Workbench(sources, blobs, catalog, self.judge, event, make_room, clock, threads)
@@ -109,6 +111,12 @@ class Files:
         """
         # What it takes to learn what the path means counts too, but leaves a second: pip gives up after 15 s without a byte.
         asked = trio.current_time()
+        aloft = self._aloft.get(file)
+        if aloft is not None:
+            # Being fetched at this moment: what its path means is known, and a hundred clients need not each look it up.
+            _require_allowed(self.judge(aloft.file))
+            assert aloft.entry is not None
+            return await self._arriving(aloft.file, aloft.entry, aloft.binding, asked + hold_s)
         try:
             resolved = await self.resolve(file)
         except NotFound:
@@ -122,7 +130,7 @@ class Files:
             if delivery is not None:
                 return delivery
         entry = resolved.entry or await self._listed(resolved.file)
-        return await self._arriving(resolved.file, entry, resolved.binding, until)
+        return await self._arriving(resolved.file, entry, resolved.binding, until, file)
 
     # ---- what a path means
 
@@ -268,8 +276,10 @@ class Files:
 
     # ---- arriving
 
-    async def _arriving(self, file: File, entry: Entry, binding: Binding | None, until: float) -> Delivery:
-        flight, joined = self._fetch(file, entry, binding)
+    async def _arriving(
+        self, file: File, entry: Entry, binding: Binding | None, until: float, asked_as: File | None = None
+    ) -> Delivery:
+        flight, joined = self._fetch(file, entry, binding, asked_as)
         with trio.move_on_at(until):
             await flight.wait_head()
             follower = flight.follow()
@@ -285,7 +295,9 @@ class Files:
             return Delivery(file, digest, size, Arriving(follower, 0, size, until), outcome, status)
         raise Unavailable(f"{file.filename} is still being fetched and checked", flight.estimate_s() or 5)
 
-    def _fetch(self, file: File, entry: Entry, binding: Binding | None) -> tuple[Flight[Stored], bool]:
+    def _fetch(
+        self, file: File, entry: Entry, binding: Binding | None, asked_as: File | None = None
+    ) -> tuple[Flight[Stored], bool]:
         """The flight that brings ``entry``'s bytes. Another path or other digests are another flight: nobody joins another file's."""
         if binding is not None and binding.digest not in entry.digests:
             # A name once bound is only ever filled with the same bytes, whatever is published now.
@@ -293,11 +305,16 @@ class Files:
         registry = self._registries[file.registry]
 
         async def job(flight: Flight[Stored]) -> Stored:
+            if asked_as is not None:
+                self._aloft[asked_as] = Resolved(file, entry, binding)
             try:
                 stored = await synchronize(flight, self._bench, registry, file, entry)
             except NotFound:
                 # Listed but missing is upstream's inconsistency (a fresh upload on another CDN node), not an absence.
                 raise Unavailable(f"upstream lists {file.filename} but does not have it", 5) from None
+            finally:
+                if asked_as is not None:
+                    self._aloft.pop(asked_as, None)
             self._remember_stored(registry, stored)
             return stored
 

@@ -379,3 +379,24 @@ async def test_an_ambiguous_name_costs_few_pages_and_finds_its_project(tmp_path:
         with pytest.raises(NotFound):
             await fetch(b, many)
         assert len(b.source.asked) - asked <= 5
+
+
+async def test_who_joins_a_running_fetch_looks_nothing_up_but_is_judged(tmp_path: Path, shelf: Shelf, clock: MockClock) -> None:
+    upload = wheel(shelf, 3 * MB)
+    async with bench(tmp_path, {"six": [upload]}) as b:
+        b.source.file_gate = trio.Event()
+        b.source.gate_after = 1 * MB
+        first = await b.service.deliver(b.file(upload), hold_s=8)
+        clock.jump(601)
+        b.source.down = True
+        second = await b.service.deliver(b.file(upload), hold_s=8)
+        assert second.outcome == "collapsed"
+        assert b.source.asked.count("page six") == 1
+        b.rule("pkg:pypi/six@1.0", "recalled")
+        with pytest.raises(Refused, match="recalled"):
+            await b.service.deliver(b.file(upload), hold_s=8)
+        b.service.set_rules([])
+        b.source.file_gate.set()
+        assert await read(first) == await read(second) == upload.content
+        await landed(b)
+        assert (await b.service.deliver(b.file(upload), hold_s=8)).outcome == "hit"
