@@ -14,7 +14,7 @@ CLIENTS := .tools/venv
 HASHED := --require-hashes --no-deps
 
 # Programs the suite drives, each with the Debian package it comes from.
-TEST_PROGRAMS := ip:iproute2 nft:nftables strace:strace
+TEST_PROGRAMS := strace:strace
 BENCH_PROGRAMS := gcc:gcc taskset:util-linux
 # Linkable C needs headers too, which `command -v` cannot see; they come along with gcc.
 EXTRA_gcc := libc6-dev
