@@ -141,6 +141,9 @@ class DiskBlobs:
         try:
             for directory in (root, root / "sha256", root / "tmp"):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Blobs are no more durable than the directories that lead to them.
+            sync_directory(os.fspath(root))
+            sync_directory(os.fspath(root.parent))
             self._make_names()
             self._room = self._measure()
         except OSError as error:

@@ -75,7 +75,7 @@ class SqliteCatalog:
     def __init__(self, path: Path, writer: sqlite3.Connection, readers: Sequence[sqlite3.Connection]) -> None:
         self.path = path
         self._writer = writer
-        self._readers: SimpleQueue[sqlite3.Connection] = SimpleQueue()
+        self._readers: SimpleQueue[sqlite3.Connection | None] = SimpleQueue()
         for reader in readers:
             self._readers.put(reader)
         self._queue: deque[Write[object]] = deque()
@@ -109,12 +109,16 @@ class SqliteCatalog:
 
     def _close(self) -> None:
         readers = [self._readers.get() for _ in range(int(self._reading.total_tokens))]
+        # For threads that found the catalogue open a moment ago and now wait for a connection: they pass it on to each other.
+        self._readers.put(None)
         try:
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
             # The log is replayed at the next open: nothing is lost.
             log.warning("the catalogue's log could not be folded in: %s", error)
         for connection in (*readers, self._writer):
+            if connection is None:
+                continue
             try:
                 connection.close()
             except sqlite3.Error as error:
@@ -127,9 +131,12 @@ class SqliteCatalog:
         return await trio.to_thread.run_sync(self._read_in_thread, operation, limiter=self._reading)
 
     def _read_in_thread[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        # Never waits: there are as many connections as threads allowed in here. After ``close`` there are none.
+        # Waits only for ``close``: there are as many connections as threads allowed in here.
         self._check_open()
         connection = self._readers.get()
+        if connection is None:
+            self._readers.put(None)
+            raise Unavailable("the catalogue is closed", 1)
         try:
             return operation(connection)
         except Exception as error:

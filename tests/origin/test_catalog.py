@@ -436,3 +436,13 @@ async def test_what_sqlite_cannot_hold_or_decode_ends_nobody_either(tmp_path: Pa
     with pytest.raises(Unavailable):
         await catalog.changes(0)
     await catalog.close()
+
+
+async def test_a_reader_that_was_on_its_way_when_the_catalogue_closed_is_let_go(tmp_path: Path) -> None:
+    catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
+    await catalog.close()
+    # As a thread sees it that looked a moment before.
+    catalog._closed = False
+    for _ in range(2):
+        with pytest.raises(Unavailable), trio.fail_after(5):
+            await trio.to_thread.run_sync(catalog._read_in_thread, lambda _: 1, abandon_on_cancel=True)
