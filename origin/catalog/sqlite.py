@@ -116,9 +116,7 @@ class SqliteCatalog:
         except sqlite3.Error as error:
             # The log is replayed at the next open: nothing is lost.
             log.warning("the catalogue's log could not be folded in: %s", error)
-        for connection in (*readers, self._writer):
-            if connection is None:
-                continue
+        for connection in filter(None, (*readers, self._writer)):
             try:
                 connection.close()
             except sqlite3.Error as error:
@@ -131,7 +129,7 @@ class SqliteCatalog:
         return await trio.to_thread.run_sync(self._read_in_thread, operation, limiter=self._reading)
 
     def _read_in_thread[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        # Waits only for ``close``: there are as many connections as threads allowed in here.
+        # Waits only for ``close``: there are connections for all that are allowed in.
         self._check_open()
         connection = self._readers.get()
         if connection is None:
