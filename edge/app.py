@@ -137,6 +137,7 @@ def _server(settings: EdgeSettings, node: Node, hot: HotPages) -> Server:
         head_bytes=asked.header_bytes,
         body_bytes=asked.body_bytes,
         head_s=asked.header_timeout_s,
+        body_s=asked.body_timeout_s,
         idle_s=asked.idle_timeout_s,
         connections=asked.connections,
         stall_s=asked.send_timeout_s,

@@ -98,6 +98,7 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     header_bytes: int = msgspec.field(default=64 << 10, name="header")
     body_bytes: int = msgspec.field(default=1 << 20, name="body")
     header_timeout_s: float = msgspec.field(default=20.0, name="header_timeout")
+    body_timeout_s: float = msgspec.field(default=60.0, name="body_timeout")
     idle_timeout_s: float = msgspec.field(default=75.0, name="idle_timeout")
     send_timeout_s: float = msgspec.field(default=60.0, name="send_timeout")
 
@@ -155,6 +156,7 @@ RANGES: Mapping[str, Mapping[str, tuple[str | int, str | int]]] = {
         "header": ("1kB", "16MB"),
         "body": ("1B", "1GB"),
         "header_timeout": ("10ms", "1d"),
+        "body_timeout": ("10ms", "1d"),
         "idle_timeout": ("10ms", "1d"),
         "send_timeout": ("10ms", "1d"),
     },
