@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         "edge serve\n  edge serve --listen 0.0.0.0:8080 --data /srv/leeward",
     )
     serve.add_argument("--listen", metavar="HOST:PORT", help="where to listen (default 127.0.0.1:8080)")
-    serve.add_argument("--origin", metavar="URL", help="the central origin to ask first")
+    serve.add_argument("--origin", metavar="URL", help="the central origin to ask first (not in this release)")
     serve.add_argument("--log-json", action="store_true", default=None, help="write the log as JSON lines")
     serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)")
 
@@ -356,7 +356,8 @@ class _ProgressLine:
 
 def _refresh(asked: argparse.Namespace) -> int:
     result = _ask(asked, "refresh", {"purl": asked.purl})
-    return _tell(asked, result, lambda: [f"{page['page']}: {page['outcome']}" for page in result["pages"]])
+    failed = any(str(page["outcome"]).startswith("failed") for page in result["pages"])
+    return _tell(asked, result, lambda: refresh_lines(result)) or int(failed)
 
 
 def _why(asked: argparse.Namespace) -> int:
@@ -418,6 +419,20 @@ def why_lines(result: Mapping[str, Any]) -> list[str]:
             if page.get(key) is not None
         )
     lines.extend(f"  event    {_event_text(event)}" for event in result.get("events") or ())
+    return lines
+
+
+OUTCOMES = {"200": "a new page", "304": "unchanged", "404": "no such project upstream"}
+"""How upstream's answer to a refresh is told to people."""
+
+
+def refresh_lines(result: Mapping[str, Any]) -> list[str]:
+    """What became of each page that was asked for again."""
+    lines = []
+    for page in result["pages"]:
+        registry, project, view = str(page["page"]).split(":", 2)
+        outcome = str(page["outcome"])
+        lines.append(f"{registry}: {project}{f' ({view})' if view else ''}: {OUTCOMES.get(outcome, outcome)}")
     return lines
 
 

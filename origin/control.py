@@ -204,7 +204,7 @@ async def _connect(path: Path) -> trio.SocketStream:
     except OSError as error:
         made.close()
         if error.errno in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
-            raise NotRunning(f"no node is running on {path.parent}") from None
+            raise NotRunning(f"no edge or origin is running on {path.parent}") from None
         if error.errno in (errno.EACCES, errno.EPERM):
             raise CommandFailed(f"the node on {path.parent} belongs to another user") from None
         raise CommandFailed(f"the node on {path.parent} cannot be reached: {error.strerror}") from None

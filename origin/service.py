@@ -73,6 +73,7 @@ class Service:
         self._blobs = blobs
         self._catalog = catalog
         self._flights = flights
+        self._sources = sources
         self._purging = trio.Lock()
         self._trim_at = 0.0
         # Worker threads, apart: a bomb of an archive must not keep pages from being parsed.
@@ -358,7 +359,12 @@ class Service:
     async def _status_command(self, _: dict[str, object], __: Progress) -> object:
         return {
             "registries": {
-                r.name: {"kind": r.kind, "upstream": r.upstream, "projects": len(await self._catalog.projects(r.name))}
+                r.name: {
+                    "kind": r.kind,
+                    "upstream": r.upstream,
+                    "answers": any(source.available(r.name, "page") for source in self._sources),
+                    "projects": len(await self._catalog.projects(r.name)),
+                }
                 for r in self.registries.values()
             },
             "store": {"state": self._blobs.state(), "bytes": await self._catalog.held_bytes()},

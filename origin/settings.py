@@ -506,6 +506,9 @@ def complete_registry(values: dict[str, object], name: str, error: Callable[[str
         raise error("kind", f"unknown kind {_shown(kind)}, known: {known}{missing}")
     upstream = values.get("upstream")
     if upstream is None:
+        # The public registry under a company's name would be an invitation to whoever registers its packages there.
+        if name != kind:
+            raise error("upstream", f"is missing; only an instance named {kind} has the public registry by default")
         upstream = kinds.default_upstream(kind)
     try:
         upstream = web_url(str(upstream))

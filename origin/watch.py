@@ -61,7 +61,7 @@ async def watch_rules(
                 if found is not None and found != in_force:
                     apply(found)
                     in_force = found
-                    log.info("%d rules are in force", len(found))
+                    log.info("rules in force: %d", len(found))
                 elif found is None:
                     read = None
         seen = now

@@ -279,6 +279,8 @@ class DiskBlobs:
         """
         assert isinstance(spool, DiskSpool) and spool.blobs is self
         if spool.adopted == digest:
+            if await self.size(digest) is None:
+                raise Unavailable("what was adopted has been deleted since", 1)
             return
         actual = spool.digest("sha256")
         if actual != digest:

@@ -37,7 +37,7 @@ WHY = {
 }
 ANSWERS: dict[str, object] = {
     "why": WHY,
-    "refresh": {"purl": "pkg:pypi/six", "pages": [{"page": "pypi:six:", "outcome": "unchanged"}]},
+    "refresh": {"purl": "pkg:pypi/six", "pages": [{"page": "pypi:six:", "outcome": "304"}]},
     "verify": {"checked": 3, "bad": [], "missing": [], "bytes": 12345},
     "gc": {"blobs": 2, "bytes": 2_500_000, "temporaries": 1, "dry_run": False},
     "status": {"listening": "127.0.0.1:8080", "store": {"blobs": 3}, "breakers": []},
@@ -171,7 +171,7 @@ def test_a_bad_setting_stops_the_start_with_its_place(tmp_path: Path, capsys: py
 def test_a_command_that_needs_a_running_edge_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["refresh", "pkg:pypi/six"], ["status"]):
         assert run(*arguments) == 1
-        assert capsys.readouterr().err == f"edge: no node is running on {tmp_path / 'data'}\n"
+        assert capsys.readouterr().err == f"edge: no edge or origin is running on {tmp_path / 'data'}\n"
 
 
 def test_a_command_for_a_store_that_is_not_there_makes_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,7 +224,7 @@ def test_why_tells_verdict_rule_reason_and_what_is_held(tmp_path: Path, capsys: 
 def test_the_other_results_are_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with running(tmp_path / "data", ANSWERS) as asked:
         assert run("refresh", "pkg:pypi/six") == 0
-        assert capsys.readouterr().out == "pypi:six:: unchanged\n"
+        assert capsys.readouterr().out == "pypi: six: unchanged\n"
         assert run("verify") == 0
         assert capsys.readouterr().out == "3 files, 12.3 kB checked: all good\n"
         assert run("gc", "--dry-run") == 0
@@ -250,6 +250,16 @@ def test_verify_fails_when_anything_is_bad(tmp_path: Path, capsys: pytest.Captur
         "bad      sha256-ab",
         "missing  name=x",
         "3 files, 9 B checked: 1 bad, 1 missing, 0 could not be read",
+    ]
+
+
+def test_a_refresh_that_failed_is_told_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pages = [{"page": "pypi:six:", "outcome": "failed: no answer"}, {"page": "pypi:six:json", "outcome": "404"}]
+    with running(tmp_path / "data", {"refresh": {"purl": "pkg:pypi/six", "pages": pages}}):
+        assert run("refresh", "pkg:pypi/six") == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "pypi: six: failed: no answer",
+        "pypi: six (json): no such project upstream",
     ]
 
 

@@ -172,10 +172,14 @@ def test_a_settings_file_that_is_asked_for_must_be_there(tmp_path: Path) -> None
         ('[registries.pypi]\npath = "/a/../b/"', "edge.toml:2: registries.pypi.path: a path is made of plain names"),
         ('[registries.pypi]\npath = "/-/x/"', "edge.toml:2: registries.pypi.path: paths beneath /-/"),
         (
-            '[registries.b]\nkind = "pypi"\npath = "/pypi/"',
-            "edge.toml:3: registries.b.path: /pypi/ is, holds or lies beneath /pypi/",
+            '[registries.b]\nkind = "pypi"\nupstream = "http://b.test/"\npath = "/pypi/"',
+            "edge.toml:4: registries.b.path: /pypi/ is, holds or lies beneath /pypi/",
         ),
-        ('[registries.b]\nkind = "pypi"\npath = "/pypi/b/"', "edge.toml:3: registries.b.path: /pypi/b/ is, holds"),
+        ('[registries.b]\nkind = "pypi"', "edge.toml:1: registries.b.upstream: is missing"),
+        (
+            '[registries.b]\nkind = "pypi"\nupstream = "http://b.test/"\npath = "/pypi/b/"',
+            "edge.toml:4: registries.b.path: /pypi/b/ is, holds",
+        ),
         ('[registries.pypi]\npassword = "p"', "edge.toml:2: registries.pypi.password: a password needs a username"),
         ('[registries.pypi]\nusername = "u"\ntoken = "t"', "edge.toml:3: registries.pypi.token: set either"),
         ("registries = 3", "edge.toml:1: registries: is a table, not a value"),

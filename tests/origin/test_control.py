@@ -47,7 +47,7 @@ async def test_the_socket_is_its_owners_alone_and_goes_with_the_node(tmp_path: P
 
 
 async def test_no_node_is_told_from_a_failed_command(tmp_path: Path) -> None:
-    with pytest.raises(NotRunning, match="no node is running"):
+    with pytest.raises(NotRunning, match="no edge or origin is running"):
         await call(tmp_path / "edge.sock", "echo", {})
     with pytest.raises(NotRunning):
         await call(tmp_path / "no" / "such" / "edge.sock", "echo", {})
