@@ -216,7 +216,7 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _load(asked: argparse.Namespace) -> Loaded:
+def _load(asked: argparse.Namespace, *, rules_too: bool = True) -> Loaded:
     from .settings import load_edge
 
     options = {
@@ -227,7 +227,7 @@ def _load(asked: argparse.Namespace) -> Loaded:
         "log.json": getattr(asked, "log_json", None),
         "log.level": getattr(asked, "log_level", None),
     }
-    return load_edge(options, os.environ)
+    return load_edge(options, os.environ, rules_too=rules_too)
 
 
 # ---- serve and use --------------------------------------------------------------------------------------------------
@@ -304,17 +304,22 @@ def _ask(asked: argparse.Namespace, command: str, arguments: dict[str, object]) 
     """Have the running node do ``command``, else, where the store alone is enough, do it here."""
     import trio
 
-    settings = _load(asked).settings
+    # A rule that cannot be read yet must not keep anybody from asking the edge that still goes by the last good ones.
+    settings = _load(asked, rules_too=False).settings
     told = _ProgressLine() if sys.stderr.isatty() and not asked.json else None
     try:
-        return trio.run(_ask_or_do, settings, command, arguments, told)
+        return trio.run(_ask_or_do, settings, lambda: _load(asked).settings, command, arguments, told)
     finally:
         if told is not None:
             told.clear()
 
 
 async def _ask_or_do(
-    settings: EdgeSettings, command: str, arguments: dict[str, object], told: Callable[[dict[str, object]], None] | None
+    settings: EdgeSettings,
+    with_rules: Callable[[], EdgeSettings],
+    command: str,
+    arguments: dict[str, object],
+    told: Callable[[dict[str, object]], None] | None,
 ) -> object:
     from origin import control
 
@@ -331,7 +336,7 @@ async def _ask_or_do(
         if told is not None:
             told(far)
 
-    async with app.offline(settings) as commands:
+    async with app.offline(with_rules()) as commands:
         return await commands[command](arguments, progress)
 
 

@@ -77,11 +77,12 @@ class Loaded:
     watch_path: Path
 
 
-def load_edge(options: Mapping[str, object], environ: Mapping[str, str]) -> Loaded:
+def load_edge(options: Mapping[str, object], environ: Mapping[str, str], *, rules_too: bool = True) -> Loaded:
     """Read and check all layers.
 
     ``options`` maps dotted keys to values (``{"listen": "127.0.0.1:0", "log.json": True}``), None for options not given;
-    ``"config"`` names the file. Raises ``origin.settings.SettingsError``.
+    ``"config"`` names the file. ``rules_too=False`` leaves the rules unread: the running edge has them. Raises
+    ``origin.settings.SettingsError``.
     """
     options = dict(options)
     config = options.pop("config", None)
@@ -90,7 +91,7 @@ def load_edge(options: Mapping[str, object], environ: Mapping[str, str]) -> Load
     rules: tuple[Mapping[str, object], ...] = ()
     if config_path is not None:
         layers.add_file(config_path)
-        rules = load_rules(config_path)
+        rules = load_rules(config_path) if rules_too else ()
     layers.add_environment(environ, ignore=("EDGE_CONFIG",))
     layers.add_options(options)
     layers.tree.pop("rules", None)

@@ -189,7 +189,7 @@ def test_what_the_node_could_not_do_is_one_sentence(tmp_path: Path, capsys: pyte
 def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     for interrupt in (KeyboardInterrupt(), BaseExceptionGroup("nursery", [KeyboardInterrupt()])):
 
-        def stop(_: object, interrupt: BaseException = interrupt) -> int:
+        def stop(_: object, *, rules_too: bool = True, interrupt: BaseException = interrupt) -> int:
             raise interrupt
 
         monkeypatch.setattr(command_line, "_load", stop)
@@ -198,7 +198,7 @@ def test_an_interrupt_is_quiet(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 
 
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def crash(_: object) -> int:
+    def crash(_: object, *, rules_too: bool = True) -> int:
         raise RuntimeError("a fault")
 
     monkeypatch.setattr(command_line, "_load", crash)
@@ -251,6 +251,17 @@ def test_verify_fails_when_anything_is_bad(tmp_path: Path, capsys: pytest.Captur
         "missing  name=x",
         "3 files, 9 B checked: 1 bad, 1 missing, 0 could not be read",
     ]
+
+
+def test_a_bad_rule_keeps_nobody_from_asking_the_running_edge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "edge.toml"
+    config.write_text('[[rules]]\nname = "x"\nmatch = "pkg:pypi/six"\naction = "deny"\nreason = "y"\n')
+    with running(tmp_path / "data", ANSWERS):
+        assert run("status", "--config", str(config)) == 0
+    capsys.readouterr()
+    (tmp_path / "data").mkdir(exist_ok=True)
+    assert run("verify", "--config", str(config)) == 2
+    assert "edge.toml:1" in capsys.readouterr().err
 
 
 def test_a_refresh_that_failed_is_told_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
