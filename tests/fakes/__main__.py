@@ -1,7 +1,8 @@
-"""Run the fake registry: ``python -m tests.fakes`` prints its addresses as one line of JSON and serves until its input ends."""
+"""Run a fake registry: ``python -m tests.fakes <kind>`` prints its addresses as one line of JSON and serves until its input ends."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import resource
 import sys
@@ -10,9 +11,12 @@ from tests.fakes.server import HOSTS, Server
 
 
 def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m tests.fakes <kind>")
+    kind = importlib.import_module(f"tests.fakes.{sys.argv[1]}").KIND
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    server = Server()
+    server = Server(kind)
     server.start()
     sys.stdout.write(json.dumps({"ports": server.ports, "hosts": HOSTS}) + "\n")
     sys.stdout.flush()

@@ -1,12 +1,22 @@
-"""The fake registry's server: one thread for each connection, sockets and nothing else."""
+"""What every fake registry is: threads and sockets, a control port, a log of requests, and obedience when told to misbehave.
+
+What it answers is its ``Kind``'s. To add one, write ``tests/fakes/<name>.py`` with
+
+- a ``Kind`` of its own: ``modes`` with their defaults, ``begin`` (nothing published yet), ``calls`` (what a test may tell it),
+  ``classify`` (a word for each request, for ``seen(kind=…)``) and ``answer`` (the right answer: what spoils it comes after);
+- ``KIND = ThatClass``, by which ``python -m tests.fakes <name>`` finds it;
+- a ``Fake`` (``fake.py``) with ``kind = "<name>"`` and a method for each of its calls.
+
+An ``Answer`` says what the answer is (``content``, or a file's ``path`` and ``size``) and what may be done to it: ``ranged`` for
+``Range`` and ``If-Range``, ``conditional`` for ``If-None-Match`` and ``If-Modified-Since``, ``coded`` for gzip. ``Content-Length``,
+``Date`` and the request's log are the server's.
+"""
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import fnmatch
 import gzip
-import hashlib
 import json
 import os
 import random
@@ -14,15 +24,12 @@ import socket
 import struct
 import threading
 import time
-import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from email.utils import formatdate
+from email.utils import formatdate, parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from tests.fakes import documents
-from tests.fakes.documents import Dialect, Project, Upload, normalise
 from tests.fakes.misbehaviour import Misbehaviour, Misbehaviours
 
 HOSTS = {"index": "127.0.0.1", "files": "127.0.0.2", "elsewhere": "127.0.0.3"}
@@ -30,20 +37,33 @@ HOSTS = {"index": "127.0.0.1", "files": "127.0.0.2", "elsewhere": "127.0.0.3"}
 
 PIECE = 1 << 18
 
-REASONS = {200: "OK", 206: "Partial Content", 301: "Moved Permanently", 302: "Found", 304: "Not Modified", 404: "Not Found"}
+REASONS = {
+    200: "OK",
+    201: "Created",
+    206: "Partial Content",
+    301: "Moved Permanently",
+    302: "Found",
+    304: "Not Modified",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+}
 
 PORTAL = b"<!DOCTYPE html><html><head><title>Welcome to HotelNet</title></head><body>Please sign in.</body></html>"
 
 
 @dataclass
 class Request:
-    """A parsed request; ``path`` is the raw target."""
+    """A parsed request; ``path`` is the raw target, ``body`` as it came, header names are in lower case."""
 
     host: str
     method: str
     path: str
     version: str
     headers: dict[str, str]
+    body: bytes = b""
 
 
 @dataclass
@@ -65,7 +85,11 @@ class Record:
 
 @dataclass
 class Answer:
-    """A right answer, before anything spoils it. The body is ``content`` or the file at ``path``."""
+    """A right answer, before anything spoils it. The body is ``content`` or the file at ``path``, of ``size`` bytes.
+
+    ``coded``: gzip for whom accepts it; ``packed`` gives the packed bytes where they are held already. ``conditional`` goes by the
+    headers ``ETag`` and ``Last-Modified``; without an ``ETag`` the kind makes one from the bytes.
+    """
 
     status: int = 200
     headers: list[tuple[str, str]] = field(default_factory=list)
@@ -74,12 +98,23 @@ class Answer:
     size: int = 0
     ranged: bool = False
     conditional: bool = False
+    coded: bool = True
+    packed: Callable[[], bytes] | None = None
 
     @classmethod
     def text(cls, status: int, content: bytes | str, media_type: str = "text/plain; charset=UTF-8", **headers: str) -> Answer:
         body = content.encode() if isinstance(content, str) else content
         fields = [("Content-Type", media_type), *((name.replace("_", "-"), value) for name, value in headers.items())]
         return cls(status, fields, body, size=len(body))
+
+    @classmethod
+    def file(cls, content: bytes | Path, media_type: str = "application/octet-stream", **headers: str) -> Answer:
+        """Bytes that are sent as they are, whole or by ranges."""
+        fields = [("Content-Type", media_type), *((name.replace("_", "-"), value) for name, value in headers.items())]
+        fields.append(("Accept-Ranges", "bytes"))
+        if isinstance(content, bytes):
+            return cls(200, fields, content, size=len(content), ranged=True, coded=False)
+        return cls(200, fields, path=str(content), size=content.stat().st_size, ranged=True, coded=False)
 
     def set(self, name: str, value: str) -> None:
         self.headers = [(n, v) for n, v in self.headers if n.lower() != name.lower()] + [(name, value)]
@@ -96,90 +131,52 @@ class Hangup(Exception):
         self.hard = hard
 
 
-class Registry:
-    """What is published and how it is told: pure state under one lock, no sockets."""
+class Kind:
+    """What one registry publishes and how it tells it: state under one ``lock``, no sockets. Methods are called in any thread.
 
-    def __init__(self, ports: dict[str, int]) -> None:
+    ``ports`` is filled once the server listens; ``settings`` are its modes as they stand.
+    """
+
+    modes: ClassVar[Mapping[str, Any]] = {}
+    """What a test may set, with the values at the beginning. ``ahead_s`` (how far ahead the ``Date`` is) every kind has."""
+    media_type: ClassVar[str] = "application/json"
+    """What a replaced body is said to be, unless a misbehaviour says otherwise."""
+
+    def __init__(self, ports: Mapping[str, int]) -> None:
         self.ports = ports
         self.lock = threading.RLock()
-        self.seen_more = threading.Condition(self.lock)
-        self.misbehaviours = Misbehaviours()
+        self.settings: dict[str, Any] = {}
         self.clear()
 
     def clear(self) -> None:
+        """Be as at the start."""
         with self.lock:
-            self.projects: dict[str, Project] = {}
-            self.by_path: dict[str, Upload] = {}
-            self.serial = 20_000_000
-            self.settings: dict[str, Any] = {
-                "plain": False,
-                "html_only": False,
-                "validators": True,
-                "layout": "hashed",
-                "ahead_s": 0,
-            }
-            self.log: list[Record] = []
-            self.written: dict[tuple[str, int, bool, Dialect], str] = {}
-            self.numbers = 0
-            self.misbehaviours.end(None)
+            self.settings = {"ahead_s": 0, **self.modes}
+            self.begin()
 
-    @property
-    def dialect(self) -> Dialect:
-        return Dialect(
-            f"http://{HOSTS['index']}:{self.ports['index']}",
-            f"http://{HOSTS['files']}:{self.ports['files']}",
-            bool(self.settings["plain"]),
-            str(self.settings["layout"]),
-        )
+    def begin(self) -> None:
+        """Set every attribute to "nothing published". Called with the lock held, at first and on every ``reset``."""
+        raise NotImplementedError
 
-    # -- changes
+    def calls(self) -> Mapping[str, Callable[..., Any]]:
+        """What a test can tell it, by name. Arguments and results are JSON; errors are LookupError, ValueError, TypeError, OSError."""
+        raise NotImplementedError
 
-    def publish(self, **values: Any) -> None:
-        with self.lock:
-            upload = Upload(**values)
-            if upload.metadata is not None:
-                upload.metadata_sha256 = hashlib.sha256(upload.metadata.encode()).hexdigest()
-            project = self._touch(upload.project)
-            project.uploads[upload.filename] = upload
-            self.by_path[upload.hashed_path] = upload
-            self.by_path[upload.relative_path] = upload
+    def classify(self, request: Request) -> str:
+        """The request's ``kind`` in the log."""
+        raise NotImplementedError
 
-    def publish_many(self, project: str, count: int) -> None:
-        """Half of them sound like wheels of old versions of a large project, for several platforms each."""
-        with self.lock:
-            whole = self._touch(project)
-            name = project.replace("-", "_")
-            for number in range(count):
-                version = f"1.{number // 10}.{number % 10}"
-                filename = f"{name}-{version}-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl"
-                digest = hashlib.sha256(filename.encode()).hexdigest()
-                blake = hashlib.blake2b(filename.encode(), digest_size=32).hexdigest()
-                upload = Upload(project, version, filename, None, 1_000_000 + number, digest, blake, "", digest, ">=3.8")
-                whole.uploads[filename] = upload
+    def answer(self, request: Request, how: list[Misbehaviour]) -> Answer:
+        """The right answer. ``how`` tells of ``old_serial``; all else that misbehaves is the server's."""
+        raise NotImplementedError
 
-    def withdraw(self, filename: str, bytes_too: bool) -> None:
-        with self.lock:
-            upload = self._find(filename)
-            self._touch(upload.project)
-            upload.listed = False
-            if bytes_too:
-                self.by_path.pop(upload.hashed_path, None)
-                self.by_path.pop(upload.relative_path, None)
+    def tag(self, content: bytes) -> str:
+        """The ETag of a conditional answer that has none, with its quotes, from the bytes as they are sent."""
+        raise NotImplementedError
 
-    def withdraw_project(self, project: str) -> None:
-        with self.lock:
-            del self.projects[normalise(project)]
-
-    def yank(self, filename: str, reason: str | bool) -> None:
-        with self.lock:
-            upload = self._find(filename)
-            self._touch(upload.project)
-            upload.yanked = reason
-
-    def set_status(self, project: str, status: str, reason: str) -> None:
-        with self.lock:
-            changed = self._touch(project)
-            changed.status, changed.reason = status, reason
+    def told(self, request: Request) -> str:
+        """The request's body as the log keeps it."""
+        return request.body.decode("latin-1")
 
     def mode(self, **settings: Any) -> None:
         with self.lock:
@@ -188,197 +185,53 @@ class Registry:
                 raise ValueError(f"no such mode: {sorted(unknown)}")
             self.settings |= settings
 
-    def page_json(self, project: str) -> dict[str, Any]:
-        with self.lock:
-            return documents.detail_json(self.projects[normalise(project)], self.dialect)
+    def root(self, host: str = "index") -> str:
+        """The address of one of its hosts, without a slash at the end."""
+        return f"http://{HOSTS[host]}:{self.ports[host]}"
 
-    def provenance(self, filename: str) -> str:
-        with self.lock:
-            return documents.provenance(self._find(filename))
 
-    def _touch(self, name: str) -> Project:
-        self.serial += 1
-        project = self.projects.setdefault(normalise(name), Project(name, self.serial))
-        project.remember_first()
-        project.serial = self.serial
-        return project
+class Log:
+    """The requests that came in."""
 
-    def _find(self, filename: str) -> Upload:
-        for project in self.projects.values():
-            if filename in project.uploads:
-                return project.uploads[filename]
-        raise LookupError(f"no file {filename}")
-
-    # -- the log
+    def __init__(self) -> None:
+        self.more = threading.Condition()
+        self.records: list[Record] = []
+        self.numbers = 0
 
     def note(self, request: Request, kind: str, raw_headers: list[tuple[str, str]]) -> Record:
-        with self.lock:
+        with self.more:
             self.numbers += 1
             record = Record(self.numbers, time.monotonic(), request.host, request.method, request.path, kind, raw_headers)
-            self.log.append(record)
-            self.seen_more.notify_all()
+            self.records.append(record)
+            self.more.notify_all()
             return record
 
     def _select(self, kind: str | None, path: str | None, host: str | None) -> list[Record]:
         return [
             record
-            for record in self.log
+            for record in self.records
             if (kind is None or record.kind == kind)
             and (path is None or fnmatch.fnmatchcase(record.path, path))
             and (host is None or record.host == host)
         ]
 
     def seen(self, kind: str | None, path: str | None, host: str | None) -> list[dict[str, Any]]:
-        with self.lock:
+        with self.more:
             return [asdict(record) for record in self._select(kind, path, host)]
 
     def wait_seen(self, count: int, kind: str | None, path: str | None, timeout_s: float) -> bool:
-        with self.seen_more:
-            return self.seen_more.wait_for(lambda: len(self._select(kind, path, None)) >= count, timeout_s)
+        with self.more:
+            return self.more.wait_for(lambda: len(self._select(kind, path, None)) >= count, timeout_s)
 
     def forget(self) -> None:
-        with self.lock:
-            self.log = []
-
-    # -- answers
-
-    def kind(self, request: Request) -> str:
-        path = request.path.partition("?")[0]
-        if path.startswith(("/packages/source/", "/packages/py")):
-            return "redirect"
-        if path.startswith(("/packages/", "/files/")):
-            return "metadata" if path.endswith(".metadata") else "file"
-        if path == "/simple/":
-            return "root"
-        if path.startswith("/simple/"):
-            return "page"
-        if path.startswith("/pypi/") and path.rstrip("/").endswith("/json"):
-            return "legacy"
-        if path.startswith("/integrity/"):
-            return "provenance"
-        return "other"
-
-    def answer(self, request: Request, how: list[Misbehaviour]) -> Answer:
-        """The right answer, as the real registry gives it."""
-        path = urllib.parse.unquote(request.path.partition("?")[0])
-        with self.lock:
-            if request.host == "elsewhere":
-                return self._file(request, path, elsewhere=True)
-            if request.host == "files" or path.startswith("/files/"):
-                return self._file(request, path)
-            if path.startswith("/packages/"):
-                return Answer.text(301, "", Location=self.dialect.files_root + path)
-            parts = path.strip("/").split("/")
-            if parts[0] == "simple":
-                return self._simple(request, path, parts[1:], how)
-            if parts[0] == "pypi" and parts[-1] == "json" and len(parts) in {3, 4}:
-                return self._legacy(parts)
-            if parts[0] == "integrity" and parts[-1] == "provenance" and len(parts) == 5:
-                return self._provenance(parts)
-            return Answer.text(404, "404 Not Found")
-
-    def _simple(self, request: Request, path: str, parts: list[str], how: list[Misbehaviour]) -> Answer:
-        plain = self.settings["plain"]
-        if not parts:
-            names = sorted(self.projects)
-            document = {"meta": {"api-version": "1.4"}, "projects": [{"name": name} for name in names]}
-            return self._page(Answer.text(200, json.dumps(document), documents.JSON), self.serial)
-        name = parts[0]
-        if len(parts) != 1:
-            return Answer.text(404, "404 Not Found")
-        if name != normalise(name):
-            return Answer.text(404, "") if plain else Answer.text(301, "", Location=f"/simple/{normalise(name)}/")
-        if not path.endswith("/"):
-            return Answer.text(301, "", Location=f"{path}/")
-        project = self.projects.get(name)
-        if project is None:
-            return Answer.text(404, "" if plain else "404 Not Found")
-        if any(one.old_serial for one in how) and project.first is not None:
-            project = project.first
-        media_type = documents.HTML if self.settings["html_only"] else documents.choose(request.headers.get("accept"))
-        key = (name, project.serial, media_type == documents.JSON, self.dialect)
-        body = self.written.get(key)
-        if body is None:
-            if media_type == documents.JSON:
-                body = json.dumps(documents.detail_json(project, self.dialect), separators=(",", ":"))
-            else:
-                body = documents.detail_html(project, self.dialect)
-            self.written[key] = body
-        media_type += "; charset=UTF-8" if media_type == documents.HTML else ""
-        return self._page(Answer.text(200, body, media_type), project.serial)
-
-    def _legacy(self, parts: list[str]) -> Answer:
-        project = self.projects.get(normalise(parts[1]))
-        if project is None:
-            return Answer.text(404, '{"message": "Not Found"}', "application/json")
-        document = documents.legacy_json(project, self.dialect, parts[2] if len(parts) == 4 else None)
-        if document is None:
-            return Answer.text(404, '{"message": "Not Found"}', "application/json")
-        return self._page(Answer.text(200, json.dumps(document), "application/json"), project.serial, max_age=900)
-
-    def _provenance(self, parts: list[str]) -> Answer:
-        project = self.projects.get(normalise(parts[1]))
-        upload = project.uploads.get(parts[3]) if project is not None else None
-        if upload is None or not upload.provenance or not upload.listed or self.settings["plain"]:
-            return Answer.text(404, '{"message": "No provenance available"}', "application/json")
-        return self._page(Answer.text(200, documents.provenance(upload), documents.INTEGRITY), None)
-
-    def _page(self, answer: Answer, serial: int | None, max_age: int = 600) -> Answer:
-        """Add what the index says about caching."""
-        if self.settings["plain"]:
-            return answer
-        answer.headers += [
-            ("Cache-Control", f"max-age={max_age}, public"),
-            ("Vary", "Accept, Accept-Encoding"),
-            ("Access-Control-Allow-Origin", "*"),
-            ("X-Served-By", "cache-test1, cache-test2"),
-        ]
-        if serial is not None:
-            answer.set("X-PyPI-Last-Serial", str(serial))
-        answer.conditional = bool(self.settings["validators"])
-        return answer
-
-    def _file(self, request: Request, path: str, elsewhere: bool = False) -> Answer:
-        parts = path.strip("/").split("/")
-        if parts[:1] == ["packages"] and len(parts) == 5 and len(parts[1]) > 2:
-            with contextlib.suppress(LookupError):
-                return Answer.text(302, "", Location=self._find(parts[-1]).hashed_path)
-        sidecar = path.endswith(".metadata")
-        upload = self.by_path.get(path.removesuffix(".metadata") if sidecar else path)
-        if upload is None and elsewhere:
-            with contextlib.suppress(LookupError):
-                upload = self._find(parts[-1].removesuffix(".metadata"))
-        if upload is None or (sidecar and upload.metadata is None) or (not sidecar and upload.path is None):
-            return Answer.text(404, "<?xml version='1.0'?><Error><Code>NoSuchKey</Code></Error>", "application/xml")
-        answer = Answer(200, [("Content-Type", "application/octet-stream" if sidecar else "binary/octet-stream")], ranged=True)
-        if sidecar:
-            answer.content = (upload.metadata or "").encode()
-            answer.size = len(answer.content)
-            tag = hashlib.md5(answer.content, usedforsecurity=False).hexdigest()
-        else:
-            answer.path, answer.size, tag = upload.path, upload.size, upload.sha256[:32]
-        answer.headers += [
-            ("Last-Modified", formatdate(1_704_067_200, usegmt=True)),
-            ("ETag", f'"{tag}"'),
-            ("Cache-Control", "max-age=365000000, immutable, public"),
-            ("Accept-Ranges", "bytes"),
-        ]
-        if not self.settings["plain"] and not sidecar:
-            kind = "bdist_wheel" if upload.filename.endswith(".whl") else "sdist"
-            answer.headers += [
-                ("x-pypi-file-project", upload.project),
-                ("x-pypi-file-version", upload.version),
-                ("x-pypi-file-package-type", kind),
-                ("x-pypi-file-python-version", "py3" if kind == "bdist_wheel" else "source"),
-            ]
-        return answer
+        with self.more:
+            self.records = []
 
 
 class Connections:
     """Open sockets of one listener, so that they can all be cut."""
 
-    def __init__(self, registry: Registry, host: str, serve: Callable[[socket.socket, str], None]) -> None:
-        self.registry = registry
+    def __init__(self, host: str, serve: Callable[[socket.socket, str], None]) -> None:
         self.host = host
         self.serve = serve
         self.lock = threading.Lock()
@@ -438,11 +291,13 @@ class Connections:
 class Server:
     """Three listeners of the registry and one to control it."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[Kind]) -> None:
         self.ports: dict[str, int] = {}
-        self.registry = Registry(self.ports)
-        self.listeners = {name: Connections(self.registry, name, self._serve) for name in HOSTS}
-        self.control = Connections(self.registry, "control", self._serve_control)
+        self.kind = kind(self.ports)
+        self.log = Log()
+        self.misbehaviours = Misbehaviours()
+        self.listeners = {name: Connections(name, self._serve) for name in HOSTS}
+        self.control = Connections("control", self._serve_control)
 
     def start(self) -> None:
         for name, listener in (*self.listeners.items(), ("control", self.control)):
@@ -458,7 +313,9 @@ class Server:
                 listener.listen(self.ports[name])
 
     def reset(self) -> None:
-        self.registry.clear()
+        self.misbehaviours.end(None)
+        self.kind.clear()
+        self.log.forget()
         self.listen_again()
 
     # -- the control port
@@ -475,31 +332,23 @@ class Server:
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
 
     def _control(self, call: str, arguments: dict[str, Any]) -> Any:
-        registry = self.registry
         calls: dict[str, Callable[..., Any]] = {
-            "publish": registry.publish,
-            "publish_many": registry.publish_many,
-            "withdraw": registry.withdraw,
-            "withdraw_project": registry.withdraw_project,
-            "yank": registry.yank,
-            "set_status": registry.set_status,
-            "page_json": registry.page_json,
-            "provenance": registry.provenance,
-            "mode": registry.mode,
-            "misbehave": registry.misbehaviours.add,
-            "behave": registry.misbehaviours.end,
+            **self.kind.calls(),
+            "mode": self.kind.mode,
+            "misbehave": self.misbehaviours.add,
+            "behave": self.misbehaviours.end,
             "wait_at_gate": self._wait_at_gate,
             "refuse": self.refuse,
             "listen_again": self.listen_again,
-            "seen": registry.seen,
-            "wait_seen": registry.wait_seen,
-            "forget": registry.forget,
+            "seen": self.log.seen,
+            "wait_seen": self.log.wait_seen,
+            "forget": self.log.forget,
             "reset": self.reset,
         }
         return calls[call](**arguments)
 
     def _wait_at_gate(self, number: int, arrivals: int) -> None:
-        if not self.registry.misbehaviours.wait_arrivals(number, arrivals):
+        if not self.misbehaviours.wait_arrivals(number, arrivals):
             raise ValueError(f"nobody came to gate {number}")
 
     # -- the registry's ports
@@ -508,11 +357,12 @@ class Server:
         with connection.makefile("rb") as source:
             while (parsed := _read_request(source, host)) is not None:
                 request, raw_headers = parsed
-                record = self.registry.note(request, self.registry.kind(request), raw_headers)
-                length = int(request.headers.get("content-length", "0"))
-                if length:
-                    record.body = source.read(length).decode("latin-1")
-                how = self.registry.misbehaviours.of(host, request.method, request.path, request.headers)
+                record = self.log.note(request, self.kind.classify(request), raw_headers)
+                if request.headers.get("expect", "").lower() == "100-continue":
+                    connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+                request.body = _read_body(source, request.headers)
+                record.body = self.kind.told(request)
+                how = self.misbehaviours.of(host, request.method, request.path, request.headers)
                 for one in how:
                     if one.delay_s:
                         one.ended.wait(one.delay_s)
@@ -521,17 +371,9 @@ class Server:
                         raise Hangup
                     if one.reset:
                         raise Hangup(hard=True)
-                answer = _spoil_head(request, self.registry.answer(request, how), how)
-                _finish_head(request, answer)
-                _send(
-                    connection,
-                    request,
-                    answer,
-                    how,
-                    record,
-                    self.registry.misbehaviours.arrive,
-                    self.registry.settings["ahead_s"],
-                )
+                answer = _spoil_head(request, self.kind.answer(request, how), how, self.kind.media_type)
+                _finish_head(request, answer, self.kind.tag)
+                _send(connection, request, answer, how, record, self.misbehaviours.arrive, self.kind.settings["ahead_s"])
                 if request.version == "HTTP/1.0" or request.headers.get("connection", "").lower() == "close":
                     return
 
@@ -549,6 +391,18 @@ def _read_request(source: Any, host: str) -> tuple[Request, list[tuple[str, str]
     return Request(host, method, path, version, dict(raw)), raw
 
 
+def _read_body(source: Any, headers: Mapping[str, str]) -> bytes:
+    if headers.get("transfer-encoding", "").lower() != "chunked":
+        return bytes(source.read(int(headers.get("content-length", "0"))))
+    body = b""
+    while size := int(source.readline(65536).split(b";")[0], 16):
+        body += source.read(size)
+        source.readline(65536)
+    while source.readline(65536) not in {b"\r\n", b"\n", b""}:
+        pass  # trailers
+    return body
+
+
 def _wait_for_end(connection: socket.socket, one: Misbehaviour) -> None:
     """Say nothing until the misbehaviour is over or the peer has left."""
     connection.settimeout(0.05)
@@ -562,7 +416,7 @@ def _wait_for_end(connection: socket.socket, one: Misbehaviour) -> None:
     connection.settimeout(None)
 
 
-def _spoil_head(request: Request, answer: Answer, how: list[Misbehaviour]) -> Answer:
+def _spoil_head(request: Request, answer: Answer, how: list[Misbehaviour], media_type: str) -> Answer:
     """Put another answer in the right one's place."""
     for one in how:
         if one.status is not None:
@@ -572,7 +426,7 @@ def _spoil_head(request: Request, answer: Answer, how: list[Misbehaviour]) -> An
         if one.html:
             answer = Answer.text(200, PORTAL, "text/html; charset=utf-8")
         if one.replace is not None:
-            answer = Answer.text(200, one.replace, one.media_type or documents.JSON)
+            answer = Answer.text(200, one.replace, one.media_type or media_type)
         elif one.media_type is not None:
             answer.set("Content-Type", one.media_type)
         if one.redirect is not None:
@@ -583,20 +437,33 @@ def _spoil_head(request: Request, answer: Answer, how: list[Misbehaviour]) -> An
     return answer
 
 
-def _finish_head(request: Request, answer: Answer) -> None:
-    """Content coding, validators, conditionals and ranges, as the real index and file host do them."""
+def _finish_head(request: Request, answer: Answer, tag_of: Callable[[bytes], str]) -> None:
+    """Content coding, validators and conditionals."""
     codings = [piece.split(";")[0].strip() for piece in request.headers.get("accept-encoding", "").split(",")]
-    if answer.status == 200 and not answer.ranged and "gzip" in codings and len(answer.content) > 200:
-        answer.content = gzip.compress(answer.content, 1, mtime=0)
+    if answer.status == 200 and answer.coded and "gzip" in codings and len(answer.content) > 200:
+        answer.content = answer.packed() if answer.packed is not None else gzip.compress(answer.content, 1, mtime=0)
         answer.size = len(answer.content)
         answer.set("Content-Encoding", "gzip")
     if answer.conditional and answer.status == 200:
-        tag = f'"{base64.b64encode(hashlib.md5(answer.content, usedforsecurity=False).digest()).decode()}"'
-        answer.set("ETag", tag)
-        if tag in request.headers.get("if-none-match", ""):
-            answer.status, answer.content, answer.size = 304, b"", 0
+        if answer.header("ETag") is None:
+            answer.set("ETag", tag_of(answer.content))
+        if _is_known(request.headers, answer):
+            answer.status, answer.content, answer.path, answer.size = 304, b"", None, 0
             answer.headers = [(n, v) for n, v in answer.headers if n not in {"Content-Type", "Content-Encoding"}]
-    # The file host's CDN drops If-None-Match and If-Modified-Since for artifacts: a file is always sent whole, or as asked by Range.
+
+
+def _is_known(headers: Mapping[str, str], answer: Answer) -> bool:
+    """RFC 9110 section 13.2.2: the tag decides where one is sent, and the date else."""
+    if "if-none-match" in headers:
+        tag = (answer.header("ETag") or "").removeprefix("W/")
+        return tag in headers["if-none-match"] or headers["if-none-match"].strip() == "*"
+    modified, since = answer.header("Last-Modified"), headers.get("if-modified-since")
+    if modified is None or since is None:
+        return False
+    try:
+        return parsedate_to_datetime(modified) <= parsedate_to_datetime(since)
+    except (ValueError, TypeError):
+        return False
 
 
 def _window(request: Request, answer: Answer) -> tuple[int, int]:
