@@ -6,12 +6,13 @@ is no longer trusted alike; who made a signature, and by what, is therefore look
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from pysequoia import Cert, Sig
-    from pysequoia.packet import Packet
+    from pysequoia.packet import HashAlgorithm, Packet
 
 type Status = Literal["valid", "unknown-key", "weak-algorithm", "bad", "unparseable"]
 
@@ -19,7 +20,7 @@ LIMIT_SIGNATURE_BYTES = 256 * 1024
 LIMIT_SIGNATURES = 16
 
 _END = b"-----END PGP"
-_LEAST_RSA_BITS = 2048
+_LEAST_BITS = 2048
 # The graver first: what is told of several signatures of which none is valid.
 _GRAVITY: tuple[Status, ...] = ("bad", "weak-algorithm", "unknown-key")
 
@@ -51,15 +52,13 @@ class Keyring:
         self._by_key: dict[str, list[Cert]] = {}
         self._weak: set[str] = set()
         for certificate, packets in zip(certificates, piles, strict=True):
-            for packet in packets:
-                if packet.tag in (Tag.SecretKey, Tag.SecretSubkey):
-                    raise ValueError(f"the keys hold the private key of {certificate.fingerprint}: export only the certificate")
-                if packet.tag in (Tag.PublicKey, Tag.PublicSubkey):
-                    for name in (packet.fingerprint, packet.key_id):
-                        if name is not None:
-                            self._by_key.setdefault(name, []).append(certificate)
-                            if _is_weak_key(packet):
-                                self._weak.add(name)
+            if any(packet.tag in (Tag.SecretKey, Tag.SecretSubkey) for packet in packets):
+                raise ValueError(f"the keys hold the private key of {certificate.fingerprint}: export only the certificate")
+            for key, is_weak in _keys(packets):
+                for name in filter(None, (key.fingerprint, key.key_id)):
+                    self._by_key.setdefault(name, []).append(certificate)
+                    if is_weak:
+                        self._weak.add(name)
         self.certificates = certificates
 
     def __repr__(self) -> str:
@@ -79,7 +78,6 @@ class Keyring:
 
     def _check_one(self, content: str, signature: Sig) -> Finding:
         from pysequoia import verify
-        from pysequoia.packet import HashAlgorithm
 
         issuer = signature.issuer_fingerprint or signature.issuer_key_id or ""
         known = self._by_key.get(issuer, [])
@@ -88,7 +86,7 @@ class Keyring:
         try:
             verify(file=content, store=lambda _: known, signature=signature)
         except RuntimeError:
-            if signature.hash_algorithm in (HashAlgorithm.MD5, HashAlgorithm.SHA1, HashAlgorithm.RipeMD) or issuer in self._weak:
+            if _is_weak_hash(signature.hash_algorithm) or issuer in self._weak:
                 return Finding(
                     "weak-algorithm", f"it is signed with the key {issuer} by an algorithm that proves nothing any more"
                 )
@@ -118,17 +116,41 @@ def _read(signature: bytes) -> list[Sig]:
     return found[:LIMIT_SIGNATURES]
 
 
-def _is_weak_key(packet: Packet) -> bool:
-    """Whether a key is too weak for anything it signs to prove something: DSA, or RSA with a short modulus."""
-    from pysequoia.packet import PublicKeyAlgorithm
+def _keys(packets: Sequence[Packet]) -> Iterator[tuple[Packet, bool]]:
+    """Each key of a certificate, and whether what it signs proves nothing: it is too short, or bound by nothing but broken hashes."""
+    from pysequoia.packet import Tag
 
-    if packet.key_algorithm == PublicKeyAlgorithm.DSA:
-        return True
+    primary = packets[0]
+    own = (primary.fingerprint, primary.key_id)
+    component = primary
+    keys, bound = [primary], set()
+    for packet in packets[1:]:
+        if packet.tag == Tag.Signature:
+            issuer = packet.issuer_fingerprint or packet.issuer_key_id
+            if issuer in own and packet.hash_algorithm is not None and not _is_weak_hash(packet.hash_algorithm):
+                # What binds a user to the certificate binds its primary key.
+                bound.add(component.fingerprint or primary.fingerprint)
+            continue
+        component = packet
+        if packet.tag == Tag.PublicSubkey:
+            keys.append(packet)
+    for key in keys:
+        yield key, _is_short(key) or not {primary.fingerprint, key.fingerprint} <= bound
+
+
+def _is_weak_hash(algorithm: HashAlgorithm) -> bool:
+    from pysequoia.packet import HashAlgorithm
+
+    return algorithm in (HashAlgorithm.MD5, HashAlgorithm.SHA1, HashAlgorithm.RipeMD)
+
+
+def _is_short(key: Packet) -> bool:
+    from pysequoia.packet import PublicKeyAlgorithm as Algorithm
+
     # "A one-octet version number [...] A four-octet number denoting the time [...] A one-octet number denoting the public-key algorithm",
-    # then the modulus, whose first two octets are its length in bits (RFC 9580 §5.5.2.2, §3.2).
-    body = packet.body
-    is_rsa = packet.key_algorithm in (PublicKeyAlgorithm.RSAEncryptSign, PublicKeyAlgorithm.RSASign)
-    return is_rsa and body[:1] == b"\4" and int.from_bytes(body[6:8]) < _LEAST_RSA_BITS
+    # then the modulus, or the prime, whose first two octets are its length in bits (RFC 9580 §5.5.2.2, §5.5.5, §3.2).
+    measured = key.key_algorithm in (Algorithm.RSAEncryptSign, Algorithm.RSASign, Algorithm.DSA)
+    return measured and key.body[:1] == b"\4" and int.from_bytes(key.body[6:8]) < _LEAST_BITS
 
 
 def _first_line(error: Exception) -> str:
