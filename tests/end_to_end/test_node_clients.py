@@ -1,0 +1,95 @@
+"""The npm clients and the fake npm registry understand each other, with nothing between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.npm import FakeNpm
+from tests.node import CLIENTS, NPM, PNPM, YARN4, Client, Project
+from tests.tarballs import Tarballs
+
+WANTED = {"orchard": "^2.0.0", "@farm/apple": "1"}
+TREE = {"orchard@2.1.0", "@farm/apple@1.5.0", "pear@1.2.7", "soil@3.1.0", "soil@4.0.0", "@farm/rain-water@0.2.0"}
+
+each_client = pytest.mark.parametrize("client", CLIENTS, ids=[client.name for client in CLIENTS])
+
+
+@pytest.fixture(scope="module")
+def registry(scratch: Path) -> Iterator[FakeNpm]:
+    """Holds what ``WANTED`` resolves to, ``TREE``, and what must be passed over for it."""
+    shelf = Tarballs(scratch / "tarballs")
+    with FakeNpm.start() as fake:
+        fake.publish(
+            shelf.pack("soil", "3.1.0"),
+            shelf.pack("soil", "4.0.0"),
+            shelf.pack("@farm/rain-water", "0.2.0", dependencies={"soil": "^4.0.0"}),
+            shelf.pack("pear", "1.2.7", dependencies={"soil": "^3.0.0", "@farm/rain-water": "0.2.0"}),
+            shelf.pack("pear", "1.3.0"),
+            shelf.pack("@farm/apple", "1.5.0", dependencies={"soil": ">=3 <4"}, bin=["core"]),
+            shelf.pack("@farm/apple", "2.0.0"),
+            shelf.pack("orchard", "1.0.0"),
+            shelf.pack("orchard", "2.1.0", dependencies={"@farm/apple": "^1.0.0", "pear": "~1.2.0"}),
+        )
+        fake.publish(shelf.pack("orchard", "3.0.0-beta.1"), tags=["next"])
+        yield fake
+
+
+@pytest.fixture
+def project(client: Client, registry: FakeNpm, tmp_path: Path) -> Project:
+    registry.forget()
+    return client.project(tmp_path, registry.registry_url)
+
+
+@each_client
+def test_a_tree_installs_and_installs_again_from_its_lock(project: Project, registry: FakeNpm) -> None:
+    first = project.install(WANTED)
+    assert first.succeeded, first.output
+    assert first.installed == TREE
+    fetched = [seen.path.replace("%2f", "/") for seen in registry.seen(kind="tarball") if seen.status == 200]
+    assert len(fetched) == len(set(fetched)) == len(TREE)
+
+    registry.forget()
+    project.empty_cache()
+    again = project.ci()
+    assert again.succeeded, again.output
+    assert again.installed == TREE
+    assert again.lock == first.lock
+    assert len([seen for seen in registry.seen(kind="tarball") if seen.status == 200]) == len(TREE)
+
+
+@each_client
+def test_a_lock_that_no_longer_fits_is_refused(project: Project) -> None:
+    assert project.install(WANTED).succeeded
+    project.write_manifest(WANTED | {"pear": "1.3.0"})
+    refused = project.ci()
+    assert not refused.succeeded, refused.output
+    assert "lock" in refused.output.lower()
+
+
+@each_client
+def test_packages_are_added_by_range_and_by_tag(project: Project) -> None:
+    added = project.add("orchard@next", "@farm/apple@^1")
+    assert added.succeeded, added.output
+    assert added.installed == {"orchard@3.0.0-beta.1", "@farm/apple@1.5.0", "soil@3.1.0"}
+
+
+@each_client
+def test_nothing_but_the_registry_given_is_asked(project: Project, registry: FakeNpm) -> None:
+    """Update checks and audits would show here, as telemetry would in a namespace without a network."""
+    assert project.install(WANTED).succeeded
+    assert {seen.kind for seen in registry.seen()} == {"packument", "tarball"}
+
+
+@pytest.mark.parametrize("client", [NPM, PNPM, YARN4], ids=["npm", "pnpm", "yarn4"])
+def test_a_registry_that_fails_is_asked_as_often_as_was_said(client: Client, registry: FakeNpm, tmp_path: Path) -> None:
+    registry.forget()
+    registry.misbehave("/soil", status=503)
+    try:
+        failed = client.project(tmp_path, registry.registry_url, retries=2).install({"soil": "*"})
+    finally:
+        registry.behave()
+    assert not failed.succeeded
+    assert registry.count(kind="packument") == 3
