@@ -41,6 +41,10 @@ the data directory (default: $EDGE_DATA, else what the settings say, else
 ~/.local/state/leeward/edge, for root /var/lib/leeward/edge)"""
 
 
+_CLIENTS = ("pip", "uv", "poetry", "pdm", "npm", "pnpm", "yarn", "bun", "maven", "gradle", "sbt")
+"""The rows of ``clients.CLIENTS``, spelled here because help does not wait for that import."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     parser = _parser()
@@ -123,15 +127,19 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "use",
         _use,
-        "point pip, uv, poetry or pdm at this edge, or back",
+        "point pip, npm, Maven or another client at this edge, or back",
         "Write a client's own configuration so that it installs through this edge. The original is\n"
         "saved once; --undo brings it back and keeps whatever you changed in the meantime.\n\n"
-        "pip, uv and pdm are changed for your user, Poetry in the project you stand in.",
-        "edge use pip\n  edge use uv --url http://mirror.test:8080\n  edge use pip --print\n  edge use pip --undo",
+        "Python: pip, uv, poetry, pdm. npm: npm, pnpm, yarn, bun. Maven: maven, gradle, sbt.\n"
+        "All are changed for your user, only Poetry in the project you stand in.",
+        "edge use pip\n  edge use npm --url http://mirror.test:8080\n  edge use maven --print\n  edge use pip --undo",
     )
-    use.add_argument("client", choices=("pip", "uv", "poetry", "pdm"), help="which client")
+    use.add_argument("client", choices=_CLIENTS, metavar="CLIENT", help=f"which client: {', '.join(_CLIENTS)}")
     use.add_argument(
-        "--url", metavar="URL", help="the edge's address, or an index URL ending in /simple/ (default: from the settings)"
+        "--url",
+        metavar="URL",
+        help="the edge's address, or the URL the client is to be given: an index URL ending in /simple/, for npm and Maven any "
+        "with a path (default: from the settings)",
     )
     use.add_argument("--undo", action="store_true", help="take back what an earlier run did")
     use.add_argument("--print", action="store_true", dest="only_print", help="write nothing, show what the file would be")
@@ -253,23 +261,27 @@ def _use(asked: argparse.Namespace) -> int:
     records = clients.Records.of_user(os.environ)
     write = not asked.only_print
     if asked.undo:
+        url = ""
         outcome = clients.undo(client, here, records, write)
-        done = "is as it was" if outcome.after is not None else "is gone, as before"
-        if outcome.notes:
-            done = "is without what we wrote"
     else:
         url = _index_url(asked, client)
         outcome = clients.use(client, url, here, records, write)
-        done = f"points {client.name} at {without_userinfo(url)}"
-    if asked.only_print:
-        print(f"# {outcome.path}" + ("" if outcome.after is not None else " would not exist"))
-        sys.stdout.write((outcome.after or b"").decode("utf-8", "replace"))
-    elif outcome.changed:
-        print(f"{outcome.path} now {done}")
-        if not asked.undo:
-            print(f"edge use {client.name} --undo takes it back")
-    else:
-        print(f"{outcome.path} needed no change")
+    for config, file in zip(client.files, outcome.files, strict=True):
+        if asked.only_print:
+            # Where # begins no comment, what is printed is still a file the client can be given.
+            header = f"# {file.path}" + ("" if file.after is not None else " would not exist")
+            print(header, file=sys.stdout if config.format.hash_comments else sys.stderr, flush=True)
+            sys.stdout.write((file.after or b"").decode("utf-8", "replace"))
+        elif not file.changed:
+            print(f"{file.path} needed no change")
+        elif not asked.undo:
+            print(f"{file.path} now points {client.name} at {without_userinfo(url)}")
+        elif outcome.notes:
+            print(f"{file.path} now is without what we wrote")
+        else:
+            print(f"{file.path} now is {'as it was' if file.after is not None else 'gone, as before'}")
+    if outcome.changed and write and not asked.undo:
+        print(f"edge use {client.name} --undo takes it back")
     for note in outcome.notes:
         print(f"note: {note}", file=sys.stderr)
     return 0
@@ -278,7 +290,7 @@ def _use(asked: argparse.Namespace) -> int:
 def _index_url(asked: argparse.Namespace, client: Any) -> str:
     from . import clients
 
-    if asked.url is not None and asked.url.rstrip("/").endswith("/simple"):
+    if asked.url is not None and clients.is_index_url(client, asked.url):
         return clients.index_url(client, asked.url, {})
     settings = _load(asked).settings
     address = asked.url if asked.url is not None else local_address(settings)
