@@ -18,6 +18,7 @@ from origin.control import Command, serve_control
 from origin.http.hot import HotPages
 from origin.http.listen import Limits, Server, open_tcp
 from origin.policy.rules import Rule, parse_rule
+from origin.registries import Registry
 from origin.settings import listen_address
 from origin.watch import watch_rules
 
@@ -129,7 +130,10 @@ def _base_url(listener: socket.socket) -> str:
 
 
 def _server(settings: EdgeSettings, node: Node, hot: HotPages) -> Server:
-    instances = [Instance(node.registries[name], s.path) for name, s in settings.registries.items()]
+    paths: dict[str, list[Registry]] = {}
+    for name, registry in settings.registries.items():
+        paths.setdefault(registry.path, []).append(node.registries[name])
+    instances = [Instance(tuple(members), path) for path, members in paths.items()]
     renderings = Renderings(settings.store.memory_bytes, trio.CapacityLimiter(2))
     mirror = Mirror(instances, node.service, renderings, hot, node.metrics, node.deployment)
     asked = settings.server.limits

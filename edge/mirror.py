@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -14,18 +14,18 @@ from origin import targets
 from origin.catalog import Access
 from origin.errors import Corrupt, NotFound, Refused, Unavailable
 from origin.files import Delivery
+from origin.groups import members_for
 from origin.http import Request, Response
-from origin.http.coding import negotiate_coding
+from origin.http.coding import decoded, negotiate_coding
 from origin.http.hot import HotPages
 from origin.http.problems import problem, respond
 from origin.logs import access, tell_access
 from origin.metrics import Metrics, Tally
-from origin.model import File, Local, Page, Relay
-from origin.pages import PageView
+from origin.model import File, Local, Page, Relay, Resource
 from origin.registries import Registry
 from origin.service import Service
 
-from .render import Renderings
+from .render import Rendered, Renderings, Wish
 
 log = logging.getLogger("leeward.mirror")
 
@@ -36,18 +36,29 @@ FILE_CACHE_CONTROL = "max-age=365000000, immutable, public"
 PAGE_CACHE_CONTROL = "no-cache"
 """pip (from 26.2) and uv obey ``max-age`` past a recall; a 304 costs less than the doubt."""
 
-HOLD_S: Mapping[str, float] = {"pypi": 8.0}
-"""How long a client of each kind is left waiting for the first byte of a file before it is told to come back."""
+BODY_LIMIT_BYTES = 10_000_000
+"""The most a relayed request may hold, decoded."""
 
-DEFAULT_HOLD_S = 20.0
+RELISTING_S = 10.0
+"""A view of something that a page confirmed longer ago than this lacks is looked for in a new one: it may have just been published."""
+
+OUTAGE_NOTE = "the registry does not answer; this is what was held of it"
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One registry where the mirror face offers it. ``path`` begins and ends with a slash."""
+    """One registry where the mirror face offers it, or several of a kind, in the order they are asked in.
 
-    registry: Registry
+    ``path`` begins and ends with a slash.
+    """
+
+    members: tuple[Registry, ...]
     path: str
+
+    @property
+    def registry(self) -> Registry:
+        """The first: all read requests alike."""
+        return self.members[0]
 
 
 @dataclass(slots=True)
@@ -110,27 +121,38 @@ class Mirror:
             return await self._local(request)
         for instance in self._instances:
             if raw.startswith(instance.path):
-                about.registry = instance.registry.name
-                return await self._resource(request, instance, about)
+                meant = instance.registry.stray(raw, instance.path)
+                return await self._resource(request, instance, raw[len(instance.path) :] if meant is None else meant, about)
             if raw.partition("?")[0] == instance.path[:-1]:
                 return _redirect(301, instance.path)
+        for instance in self._instances:
+            meant = instance.registry.stray(raw, instance.path)
+            if meant is not None:
+                return await self._resource(request, instance, meant, about)
         targets.parse(raw)
         paths = " ".join(instance.path for instance in self._instances)
         return problem(404, "Not found", f"no registry is offered at this path; there are {paths}", instance=raw)
 
-    async def _resource(self, request: Request, instance: Instance, about: _About) -> Response:
-        resource = instance.registry.resource(request.method, request.target[len(instance.path) :])
-        match resource:
-            case Page():
-                about.kind = "page"
-                return await self._page(request, instance, resource)
-            case File():
-                about.kind = "file"
-                return await self._file(request, instance, resource)
+    async def _resource(self, request: Request, instance: Instance, target: str, about: _About) -> Response:
+        about.registry = instance.registry.name
+        asked = instance.registry.resource(request.method, target)
+        match asked:
+            case Page() | File():
+                about.kind = "page" if isinstance(asked, Page) else "file"
+                members = members_for(instance.members, asked.project) if asked.project else instance.members
+                if not members:
+                    raise NotFound(f"no upstream here answers for {asked.project}")
+                about.registry = members[0].name
+                if isinstance(asked, Page):
+                    return await self._page(request, instance, members, target)
+                return await self._file(request, instance, members, target)
             case Local():
                 about.kind = "local"
-                return self._answer(request, instance, resource)
-            case Relay() | None:
+                return self._answer(request, instance, asked)
+            case Relay():
+                about.kind = "relay"
+                return await self._relay(request, asked)
+            case None:
                 about.outcome = "absent"
                 return problem(404, "Not found", "there is no such thing in this registry", instance=request.target)
 
@@ -139,43 +161,59 @@ class Mirror:
 
     # ---- pages
 
-    async def _page(self, request: Request, instance: Instance, page: Page) -> Response:
-        registry = instance.registry
-        view = await self._service.page(page, insist=_insists(request))
-        media_type = registry.negotiate(page, request.header("accept"), request.target)
+    async def _page(self, request: Request, instance: Instance, members: Sequence[Registry], target: str) -> Response:
+        registry = members[0]
+        asked = [(member, _same(Page, member.resource(request.method, target))) for member in members]
+        bases = [(member, member.basis(page)) for member, page in asked]
+        page = asked[0][1]
+        view = await self._service.page_of(bases, insist=registry.insists(request.header("cache-control") or "", target))
+        media_type = registry.negotiate(page, request.header("accept"), target)
         coding = negotiate_coding(request.header("accept-encoding"), CODINGS)
+        if media_type == "text/plain":
+            coding = "identity"
         base = request.base + instance.path
-        rendered = await self._renderings.render(registry, view, media_type, coding, base, keep=request.listed)
-        response = Response(
-            200, _page_headers(registry, view, rendered.media_type, rendered.coding, rendered.etag), rendered.body
-        )
+        wish = Wish(page, media_type, coding, base, OUTAGE_NOTE if "upstream-down" in view.cache_status else "")
+        try:
+            rendered = await self._renderings.render(registry, view, wish, keep=request.listed)
+        except NotFound:
+            if view.outcome == "stale" or self._service.clock() - view.received_at <= RELISTING_S:
+                raise
+            view = await self._service.page_of(bases, insist=True)
+            rendered = await self._renderings.render(registry, view, wish, keep=request.listed)
+        response = Response(200, _page_headers(rendered, view.cache_status), rendered.body)
         tally = self._metrics.tally("mirror", registry.name, "page", view.outcome)
         response.delivered = _counting(tally)
-        if view.fresh:
-            kept = Response(200, _page_headers(registry, view, media_type, coding, rendered.etag, "hit"), rendered.body)
+        if view.fresh and not wish.note:
+            kept = Response(200, _page_headers(rendered, "hit"), rendered.body)
             self._hot.keep(request, kept, view.validity, self._metrics.tally("mirror", registry.name, "page", "hit"))
         return response
 
     # ---- files
 
-    async def _file(self, request: Request, instance: Instance, file: File) -> Response:
-        registry = instance.registry
-        if not file.path:
-            return _redirect(302, instance.path + await self._service.canonical_path(file))
-        delivery = await self._service.deliver(file, hold_s=HOLD_S.get(registry.kind, DEFAULT_HOLD_S))
-        response = Response(
-            200,
-            [
-                ("Content-Type", "application/octet-stream"),
-                ("ETag", f'"sha256-{delivery.digest.value}"'),
-                ("Cache-Control", FILE_CACHE_CONTROL),
-                ("Accept-Ranges", "bytes"),
-                ("Cache-Status", f"leeward; {delivery.cache_status}"),
-            ],
-            delivery.body,
-        )
+    async def _file(self, request: Request, instance: Instance, members: Sequence[Registry], target: str) -> Response:
+        registry = members[0]
+        files = [_same(File, member.resource(request.method, target)) for member in members]
+        if not files[0].path:
+            return _redirect(302, instance.path + await self._service.canonical_path(files[0]))
+        delivery = await self._service.deliver_of(files, hold_s=registry.hold_s)
+        headers = list(registry.file_headers(files[0], delivery.digests, delivery.last_modified))
+        if all(name.lower() != "cache-control" for name, _ in headers):
+            headers.append(("Cache-Control", FILE_CACHE_CONTROL))
+        headers += [("Accept-Ranges", "bytes"), ("Cache-Status", f"leeward; {delivery.cache_status}")]
+        response = Response(200, headers, delivery.body)
         response.delivered = self._ledger(request, delivery)
         return response
+
+    # ---- relays
+
+    async def _relay(self, request: Request, relay: Relay) -> Response:
+        body = decoded(request.body, request.header("content-encoding") or "", BODY_LIMIT_BYTES)
+        answer = await self._service.relay(msgspec.structs.replace(relay, body=body))
+        return Response(
+            200,
+            [("Content-Type", "application/json"), ("Cache-Control", "no-store"), ("Cache-Status", "leeward; fwd=miss")],
+            answer,
+        )
 
     def _ledger(self, request: Request, delivery: Delivery) -> Callable[[int, bool], None]:
         tally = self._metrics.tally("mirror", delivery.file.registry, "file", delivery.outcome)
@@ -232,24 +270,23 @@ class Mirror:
 _TITLES = {403: "Forbidden", 404: "Not found", 405: "Method not allowed", 501: "Not implemented"}
 
 
-def _insists(request: Request) -> bool:
-    """Whether the client wants upstream asked: what ``--refresh`` sends. ``max-age=0`` is what old pips always send: no."""
-    return "no-cache" in (request.header("cache-control") or "")
+def _same[T: Page | File](kind: type[T], resource: Resource | None) -> T:
+    """Another member's reading of a request: they are of one kind and read alike."""
+    assert isinstance(resource, kind), "members of one kind read a request alike"
+    return resource
 
 
-def _page_headers(
-    registry: Registry, view: PageView, media_type: str, coding: str, etag: str, cache_status: str | None = None
-) -> list[tuple[str, str]]:
+def _page_headers(rendered: Rendered, cache_status: str) -> list[tuple[str, str]]:
     headers = [
-        ("Content-Type", media_type),
-        ("ETag", etag),
+        ("Content-Type", rendered.media_type),
+        ("ETag", rendered.etag),
         ("Cache-Control", PAGE_CACHE_CONTROL),
         ("Vary", "Accept, Accept-Encoding"),
-        ("Cache-Status", f"leeward; {cache_status or view.cache_status}"),
+        ("Cache-Status", f"leeward; {cache_status}"),
     ]
-    if coding != "identity":
-        headers.append(("Content-Encoding", coding))
-    headers.extend(registry.headers(view.listing))
+    if rendered.coding != "identity":
+        headers.append(("Content-Encoding", rendered.coding))
+    headers.extend(rendered.fields)
     return headers
 
 

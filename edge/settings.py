@@ -97,9 +97,14 @@ def load_edge(options: Mapping[str, object], environ: Mapping[str, str], *, rule
     layers.tree.pop("rules", None)
     layers.add_default("data", default_data("edge", environ))
     settings = layers.decode(EdgeSettings)
-    settings = msgspec.structs.replace(settings, registries=default_registries() | dict(settings.registries), rules=rules)
+    settings = msgspec.structs.replace(settings, registries=_with_defaults(settings.registries), rules=rules)
     _check(layers, settings)
     return Loaded(settings, config_path, (config_path or usual_configs("edge", environ)[0]).absolute())
+
+
+def _with_defaults(written: Mapping[str, RegistrySettings]) -> dict[str, RegistrySettings]:
+    """The instances that were written down, in that order, then those that are there anyway: where some share a path, order counts."""
+    return {**written, **{name: default for name, default in default_registries().items() if name not in written}}
 
 
 def load_rules(path: Path) -> tuple[Mapping[str, object], ...]:

@@ -23,7 +23,7 @@ from .model import Clock
 from .registries import Registry
 from .registries.kinds import create
 from .service import Service
-from .settings import RegistrySettings, StoreSettings, UpstreamSettings
+from .settings import RegistrySettings, StoreSettings, UpstreamSettings, options_of
 from .sources import Source
 from .sources.registry import RegistrySource, Timeouts, Upstream
 
@@ -57,7 +57,7 @@ async def open_node(
     ``errors.Unusable`` (``datadir.Locked`` if another process has the directory) and ``ValueError``, with a sentence each.
     """
     metrics = Metrics()
-    rules_of = {name: create(s.kind, name, s.upstream, s.aliases) for name, s in registries.items()}
+    rules_of = {name: create(s.kind, name, s.upstream, options_of(s)) for name, s in registries.items()}
     with DataDirectory.open(data):
         catalog = await SqliteCatalog.open(data / "catalog.sqlite")
         try:

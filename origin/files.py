@@ -6,7 +6,9 @@ to, then judged, then looked for: binding, blob, flight. Nothing is opened befor
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from .catalog import Binding, Catalog
 from .errors import Corrupt, NotFound, Refused, Unavailable
 from .flights import Flight, Flights
 from .model import Allow, Arriving, Clock, Digest, Entry, File, Listing, Refuse, Span, Verdict
+from .notes import LIMIT_BYTES, Notes
 from .pages import HeldPage, Pages
 from .pipeline.stages import Stored
 from .pipeline.synchronize import Workbench, sidecar_of, synchronize
@@ -46,14 +49,23 @@ RELISTING_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A file on its way. ``size`` is in bytes; ``digest`` is the SHA-256. Whoever gets it closes ``body`` or hands it to the server."""
+    """A file on its way. ``size`` is in bytes. Whoever gets it closes ``body`` or hands it to the server.
+
+    ``digests`` are those known by now, one by the registry's ``identity`` always among them. ``last_modified`` is upstream's field.
+    """
 
     file: File
-    digest: Digest
+    digests: tuple[Digest, ...]
     size: int
-    body: Span | Arriving
+    body: Span | Arriving | bytes
     outcome: str
     cache_status: str
+    last_modified: str | None = None
+
+    @property
+    def digest(self) -> Digest:
+        """The SHA-256 if it is known by now, else the first that is."""
+        return next((digest for digest in self.digests if digest.algorithm == "sha256"), self.digests[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +92,7 @@ class Files:
         threads: trio.CapacityLimiter,
         event: Callable[[str, str, str], Awaitable[None]],
         make_room: Callable[[int], Awaitable[object]],
+        notes: Notes,
         *,
         serve_removed: frozenset[str] = frozenset(),
     ) -> None:
@@ -97,7 +110,12 @@ class Files:
         self._aloft: dict[File, Resolved] = {}
         self._used: dict[Digest, float] = {}
         self._probed: OrderedDict[str, tuple[float, bool]] = OrderedDict()
-        self._bench = Workbench(sources, blobs, catalog, self.judge, event, make_room, clock, threads)
+        self._notes = notes
+        # Checksum sidecars that upstream was seen to have: what they say, we know.
+        self._offered: OrderedDict[File, None] = OrderedDict()
+        self._bench = Workbench(
+            sources, blobs, catalog, self.judge, event, make_room, self._evidence, self._signature, clock, threads
+        )
 
     def judge(self, file: File) -> Verdict:
         """What the rules now in force say of a resolved file."""
@@ -111,6 +129,9 @@ class Files:
         """
         # What it takes to learn what the path means counts too, but leaves a second: pip gives up after 15 s without a byte.
         asked = trio.current_time()
+        algorithm = self._registries[file.registry].checksum(file)
+        if algorithm:
+            return await self._checksum(file, algorithm, hold_s)
         aloft = self._aloft.get(file)
         if aloft is not None:
             # Being fetched at this moment: what its path means is known, and a hundred clients need not each look it up.
@@ -129,6 +150,7 @@ class Files:
             delivery = await self._held(resolved.binding) or await self._made_again(resolved.binding, until)
             if delivery is not None:
                 return delivery
+        await self._require_not_absent(resolved.file)
         entry = resolved.entry or await self._listed(resolved.file)
         # Look again: its flight may have landed while this request looked the name up. From here to the join nothing yields.
         landed = self._bound.get(resolved.file)
@@ -137,6 +159,10 @@ class Files:
             if delivery is not None:
                 return delivery
         return await self._arriving(resolved.file, entry, resolved.binding, until, file)
+
+    async def is_bound(self, file: File) -> bool:
+        """Whether the file, or the file that it is a checksum of, has been delivered before under this instance's name."""
+        return await self._binding(self._registries[file.registry].subject(file)) is not None
 
     # ---- what a path means
 
@@ -147,6 +173,8 @@ class Files:
         if remembered is not None:
             await self._require_still_listed(registry, file)
             return Resolved(file, None, remembered)
+        if registry.listing_page(file) is None:
+            return Resolved(file, registry.expected(file, None), await self._binding(file))
         owner = await self._catalog.owner(file.registry, file.path) if file.path else None
         if owner is not None:
             file = File(file.registry, owner[0], owner[1], file.filename, file.path)
@@ -194,7 +222,8 @@ class Files:
 
     async def _require_still_listed(self, registry: Registry, file: File) -> None:
         """Close held files that left their listing (taken down upstream), unless settings say to serve them."""
-        held = await self._pages.held(registry.listing_page(file))
+        page = registry.listing_page(file)
+        held = await self._pages.held(page) if page is not None else None
         if held is None:
             return
         self._pages.refresh_soon(held)
@@ -216,6 +245,8 @@ class Files:
         """
         registry = self._registries[file.registry]
         page = registry.listing_page(file)
+        if page is None:
+            return registry.expected(file, None)
         try:
             view = await self._pages.page(page)
             held = await self._pages.held(page)
@@ -259,6 +290,96 @@ class Files:
             self._probed.popitem(last=False)
         return exists
 
+    # ---- where no page lists files
+
+    async def _require_not_absent(self, file: File) -> None:
+        """Raise ``NotFound`` for a file that upstream lately said it has not, or once said and cannot be asked now."""
+        if self._registries[file.registry].listing_page(file) is not None:
+            return
+        known = await self._pages.absence(file)
+        answers = any(source.available(file.registry, "page") for source in self._sources)
+        if known == "fresh" or (known == "stale" and not answers):
+            raise NotFound(f"upstream has no {file.filename}")
+
+    async def _checksum(self, file: File, algorithm: str, hold_s: float) -> Delivery:
+        """A checksum sidecar: made of its file's digest where that is known, so that both always agree; else upstream's is passed on."""
+        registry = self._registries[file.registry]
+        subject = registry.subject(file)
+        _require_allowed(self.judge(subject))
+        value: str | None = None
+        outcome, status = "miss", "fwd=uri-miss"
+        with trio.move_on_after(hold_s):
+            resolved = await self.resolve(subject)
+            _require_allowed(self.judge(resolved.file))
+            known = _known(resolved)
+            mine = next((digest.value for digest in known if digest.algorithm == algorithm), None)
+            # An MD5 is only known because upstream told it.
+            if mine is not None and (algorithm in (registry.identity, "md5") or file in self._offered):
+                value, outcome, status = mine, "hit", "hit; detail=generated"
+            else:
+                value = await self._passed_on(registry, file, subject, algorithm, mine)
+            body = value.encode()
+            digests = [Digest("sha256", hashlib.sha256(body).hexdigest())]
+            if registry.identity != "sha256":
+                digests.insert(0, Digest(registry.identity, hashlib.new(registry.identity, body).hexdigest()))
+            last_modified = resolved.binding.last_modified if resolved.binding else None
+            return Delivery(file, tuple(digests), len(body), body, outcome, status, last_modified)
+        raise Unavailable(f"{file.filename} has not come yet", 5)
+
+    async def _passed_on(self, registry: Registry, file: File, subject: File, algorithm: str, mine: str | None) -> str:
+        """The value upstream publishes; ours (``mine``), if we have one and upstream has any or cannot be asked."""
+        await self._require_not_absent(file)
+        try:
+            content = await self._notes.read(file)
+        except Unavailable:
+            if mine is not None:
+                return mine
+            if await self._pages.absence(file) is not None:
+                raise NotFound(f"upstream had no {file.filename} when it last answered") from None
+            raise
+        if content is None:
+            await self._pages.record_absence(file)
+            raise NotFound(f"upstream has no {file.filename}")
+        if mine is not None:
+            self._offered[file] = None
+            if len(self._offered) > REMEMBERED:
+                self._offered.popitem(last=False)
+            return mine
+        try:
+            digests = registry.vouched(subject, {file.filename: content})
+        except ValueError as error:
+            raise Corrupt(f"{file.filename} is no checksum: {error}") from None
+        found = next((digest.value for digest in digests if digest.algorithm == algorithm), None)
+        if found is None:
+            raise Corrupt(f"{file.filename} is no {algorithm} checksum")
+        return found
+
+    async def _evidence(self, files: Sequence[File]) -> Mapping[str, bytes]:
+        """Small files that vouch for another, by name: checksums from upstream, descriptors only if they are held."""
+        held: dict[str, bytes] = {}
+        wanted: list[File] = []
+        for file in files:
+            if self._registries[file.registry].checksum(file):
+                wanted.append(file)
+            elif (content := await self._content(file)) is not None:
+                held[file.filename] = content
+        return held | await self._notes.read_all(wanted)
+
+    async def _signature(self, file: File) -> bytes | None:
+        held = await self._content(file)
+        return held if held is not None else await self._notes.read(file)
+
+    async def _content(self, file: File) -> bytes | None:
+        """The bytes of a small file that is held."""
+        binding = await self._binding(file)
+        span = self._blobs.open_nowait(binding.digest) if binding is not None else None
+        if span is None:
+            return None
+        try:
+            return os.pread(span.fd, len(span), span.start) if len(span) <= LIMIT_BYTES else None
+        finally:
+            span.close()
+
     # ---- held
 
     async def _held(self, binding: Binding) -> Delivery | None:
@@ -272,7 +393,8 @@ class Files:
             await self._catalog.drop(binding.digest)
             return None
         self._used[binding.digest] = self._clock()
-        return Delivery(binding.file, binding.digest, binding.size, span, "hit", "hit")
+        digests = (binding.digest, *binding.aliases)
+        return Delivery(binding.file, digests, binding.size, span, "hit", "hit", binding.last_modified)
 
     async def flush_uses(self) -> None:
         """Tell the catalogue which blobs were used since the last call."""
@@ -285,20 +407,23 @@ class Files:
     async def _arriving(
         self, file: File, entry: Entry, binding: Binding | None, until: float, asked_as: File | None = None
     ) -> Delivery:
+        identity = self._registries[file.registry].identity
         flight, joined = self._fetch(file, entry, binding, asked_as)
         with trio.move_on_at(until):
             await flight.wait_head()
             follower = flight.follow()
             try:
                 await follower.wait_beyond(0)
-                digest = _sha256_of(entry) or (await flight.wait_outcome()).binding.digest
+                if not any(digest.algorithm == identity for digest in flight.digests):
+                    await flight.wait_outcome()
+                digests = flight.digests
                 size = flight.size if flight.size is not None else flight.written
             except BaseException:
                 follower.close()
                 raise
             outcome = "collapsed" if joined else "miss"
             status = "fwd=uri-miss; stored" + ("; collapsed" if joined else "")
-            return Delivery(file, digest, size, Arriving(follower, 0, size, until), outcome, status)
+            return Delivery(file, digests, size, Arriving(follower, 0, size, until), outcome, status, flight.last_modified)
         raise Unavailable(f"{file.filename} is still being fetched and checked", flight.estimate_s() or 5)
 
     def _fetch(
@@ -316,8 +441,16 @@ class Files:
             try:
                 stored = await synchronize(flight, self._bench, registry, file, entry)
             except NotFound:
+                if registry.listing_page(file) is None:
+                    await self._pages.record_absence(file)
+                    raise
                 # Listed but missing is upstream's inconsistency (a fresh upload on another CDN node), not an absence.
                 raise Unavailable(f"upstream lists {file.filename} but does not have it", 5) from None
+            except Unavailable:
+                if registry.listing_page(file) is None and await self._pages.absence(file) is not None:
+                    # A held clean absence stands in for an upstream that does not answer, as a held page would.
+                    raise NotFound(f"upstream had no {file.filename} when it last answered") from None
+                raise
             finally:
                 if asked_as is not None:
                     self._aloft.pop(asked_as, None)
@@ -369,7 +502,9 @@ class Files:
         if stored.sidecar is not None:
             self._remember(stored.sidecar)
             file = stored.binding.file
-            self._pages.sidecar_made(registry.listing_page(file), file.filename, stored.sidecar.digest)
+            page = registry.listing_page(file)
+            if page is not None:
+                self._pages.sidecar_made(page, file.filename, stored.sidecar.digest)
 
 
 def _require_allowed(verdict: Verdict) -> None:
@@ -385,5 +520,8 @@ def _lists(registry: Registry, held: HeldPage, file: File) -> bool:
     return _entry(registry, held, registry.subject(file)) is not None
 
 
-def _sha256_of(entry: Entry) -> Digest | None:
-    return next((d for d in entry.digests if d.algorithm == "sha256"), None)
+def _known(resolved: Resolved) -> tuple[Digest, ...]:
+    """What is known for certain of a resolved file's bytes: what it is bound to, else what its listing says."""
+    if resolved.binding is not None:
+        return (resolved.binding.digest, *resolved.binding.aliases)
+    return resolved.entry.digests if resolved.entry is not None else ()

@@ -18,7 +18,7 @@ import math
 import os
 import random
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
 
@@ -26,6 +26,7 @@ import trio
 
 from .errors import Corrupt, NotFound, Refused, Unavailable
 from .metrics import Metrics
+from .model import Digest
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,9 @@ class Flight[T]:
         "_wake_due",
         "_woken_at",
         "_woken_to",
+        "digests",
         "key",
+        "last_modified",
         "releasable",
         "size",
         "written",
@@ -78,6 +81,8 @@ class Flight[T]:
     def __init__(self, key: str, nursery: trio.Nursery, keep: bool) -> None:
         self.key = key
         self.size: int | None = None
+        self.digests: tuple[Digest, ...] = ()
+        self.last_modified: str | None = None
         self.written = 0
         self.releasable = 0
         self._nursery = nursery
@@ -103,9 +108,14 @@ class Flight[T]:
 
     # -- for the job
 
-    def began(self, fd: int, size: int | None) -> None:
-        """The spool exists and upstream's head is known. The descriptor is duplicated; ``size`` is the whole body's, in bytes."""
+    def began(self, fd: int, size: int | None, digests: Sequence[Digest] = (), last_modified: str | None = None) -> None:
+        """The spool exists and upstream's head is known. The descriptor is duplicated; ``size`` is the whole body's, in bytes.
+
+        ``digests`` are those the body must turn out to have, ``last_modified`` is upstream's field.
+        """
         assert self._fd < 0, "a flight begins once"
+        self.digests = tuple(digests)
+        self.last_modified = last_modified
         self._fd = os.dup(fd)
         # Closed when nobody holds the flight any more, not when it lands: whoever joined in time may still come to follow it,
         # even after the job has closed its spool. Errors are kept without traceback so that no cycle keeps the flight alive.
@@ -119,6 +129,10 @@ class Flight[T]:
         """The total is known only now."""
         self.size = size
         self._reconsider()
+
+    def identified(self, digests: Sequence[Digest]) -> None:
+        """All digests of the body are known now. Called before anything is released because of that."""
+        self.digests = tuple(digests)
 
     def advance(self, written: int, releasable: int) -> None:
         """Move both marks; they never go back. Wakes followers in batches."""

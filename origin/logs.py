@@ -33,6 +33,7 @@ _COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warn": "\x1b[33m", "error":
 _PLAIN = "\x1b[0m"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _WORD = re.compile(r"\S+")
+_PLAIN_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 _BARE_USERINFO = re.compile(r"[^\s/:?#\"'`<>()\[\]{}=,]*:[^/]*\Z")
 _QUIET = ("httpx", "httpcore", "h11", "hpack")
 
@@ -68,7 +69,7 @@ def without_userinfo(text: str) -> str:
     """``text`` with the user name and password of every URL in it replaced by ``…``, and those of ``user:password@host``.
 
     A password may hold anything by mistake, slashes and ``@`` too: of a word with a URL all between ``://`` and the last ``@`` goes.
-    A package URL (``pkg:pypi/six@1.16.0``) stays.
+    A package URL (``pkg:pypi/six@1.16.0``) stays, and so does the scope in the path of one whose host stands plainly before it.
     """
     return _WORD.sub(_word_without_userinfo, text) if "@" in text else text
 
@@ -77,8 +78,10 @@ def _word_without_userinfo(word: re.Match[str]) -> str:
     before, at, host = word[0].rpartition("@")
     if not at:
         return word[0]
-    scheme, slashes, _ = before.partition("://")
+    scheme, slashes, rest = before.partition("://")
     if slashes:
+        if before.endswith("/") and _PLAIN_HOST.fullmatch(rest.partition("/")[0]):
+            return word[0]
         return f"{scheme}://…@{host}"
     bare = _BARE_USERINFO.search(before)
     return word[0] if bare is None else f"{before[: bare.start()]}…@{host}"

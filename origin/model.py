@@ -98,10 +98,16 @@ class File(msgspec.Struct, frozen=True, gc=False):
 
 
 class Relay(msgspec.Struct, frozen=True, gc=False):
-    """Neither page nor file: search, keys, a forwarded audit. Held briefly or not at all."""
+    """Neither page nor file: a search, a forwarded audit. Held briefly or not at all.
+
+    ``method`` is ``GET`` or ``POST``; ``request`` is path and query relative to the upstream's root, as they will be sent; ``body`` is
+    what goes along, decoded, empty for ``GET``.
+    """
 
     registry: str
+    method: str
     request: str
+    body: bytes = b""
 
 
 class Local(msgspec.Struct, frozen=True, gc=False):
@@ -149,6 +155,8 @@ class Listing:
 
     ``document`` is in the registry's one stored form (PyPI: JSON, whatever upstream sent). ``serial`` is upstream's own, if any.
     ``restrictions`` maps a version to the verdict that took it off the page, for messages; empty before ``Registry.restrict``.
+    ``restricted_at`` is when policy last changed what is left of the page (whole UTC seconds, rounded up), 0 if it never did: where
+    clients compare dates, none may be older than that.
     """
 
     page: Page
@@ -156,6 +164,7 @@ class Listing:
     document: bytes
     serial: int | None = None
     restrictions: Mapping[str, Verdict] = field(default_factory=dict)
+    restricted_at: float = field(default=0.0, kw_only=True)
 
 
 # ---- verdicts -------------------------------------------------------------------------------------------------------

@@ -7,10 +7,13 @@ is not held is waited for, within the source's own bounds.
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import msgspec
 import trio
@@ -19,8 +22,9 @@ from . import freshness
 from .catalog import Binding, Catalog, StoredAnswer
 from .errors import Corrupt, NotFound, Refused, Unavailable
 from .flights import Flight, Flights
-from .model import Allow, Clock, Digest, Entry, File, Listing, Page, Stamp, Validity
-from .policy.rules import Rule, judge, verdicts
+from .model import Allow, Clock, Digest, Entry, File, Hold, Listing, Page, Refuse, Stamp, Validity, Verdict
+from .notes import Notes
+from .policy.rules import Rule, judge, judge_page, verdicts
 from .registries import Registry
 from .sources import Absent, Answer, Known, NotModified, Received, Source
 
@@ -49,6 +53,12 @@ MOURNING_S = 10.0
 
 SIDECAR = ".metadata"
 
+ABSENT = "absent/"
+"""Before a file's path: the view under which it is remembered that upstream has no such file, where no page lists files."""
+
+ABSENT_S = 300.0
+"""How long that is believed; afterwards it still stands in for an upstream that does not answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class PageView:
@@ -61,6 +71,7 @@ class PageView:
     serial: int | None
     outcome: str
     cache_status: str
+    last_modified: str | None = None
 
     @property
     def fresh(self) -> bool:
@@ -70,7 +81,19 @@ class PageView:
 class HeldPage:
     """One page in memory: the answer's facts, the listing as upstream means it, and the last view made of it."""
 
-    __slots__ = ("answer", "listing", "making", "policy", "retired", "sidecars", "validity", "vanishing", "view", "weight")
+    __slots__ = (
+        "answer",
+        "listing",
+        "making",
+        "policy",
+        "restricted",
+        "retired",
+        "sidecars",
+        "validity",
+        "vanishing",
+        "view",
+        "weight",
+    )
 
     def __init__(self, answer: StoredAnswer, listing: Listing | None) -> None:
         self.weight = len(answer.document) + 2048
@@ -79,6 +102,8 @@ class HeldPage:
         self.listing = listing
         self.view: Listing | None = None
         self.sidecars: dict[str, Digest] | None = None
+        # When policy last changed what is left of it, and what it took off then; None until that was looked up.
+        self.restricted: tuple[float, str] | None = None
         self.policy = -1
         self.validity = Validity(answer.stamp.fresh_until)
         self.making = trio.Lock()
@@ -154,6 +179,7 @@ class Pages:
         clock: Clock,
         threads: trio.CapacityLimiter,
         event: Callable[[str, str, str], Awaitable[None]],
+        notes: Notes,
         *,
         slow_s: float = SLOW_S,
         removal_confirm_s: float = REMOVAL_CONFIRM_S,
@@ -167,6 +193,7 @@ class Pages:
         self._clock = clock
         self._threads = threads
         self._event = event
+        self._notes = notes
         self._slow_s = slow_s
         self._removal_confirm_s = removal_confirm_s
         self._upstream_since = upstream_since or {}
@@ -283,6 +310,8 @@ class Pages:
     # ---- views
 
     def _require_allowed(self, registry: Registry, page: Page) -> None:
+        if page.project and (refused := judge_page(self._rules, registry, page.project)) is not None:
+            raise Refused(refused)
         version = registry.version_of(page)
         if version is not None:
             verdict = judge(self._rules, registry, page.project, version)
@@ -298,8 +327,13 @@ class Pages:
                 await self._make_view(held, held.listing)
         view = held.view
         assert view is not None
+        if view.restrictions and not view.entries:
+            # Nothing is left. An empty page would say that the project has no versions, which is not so.
+            raise Refused(_first(view.restrictions))
         answer = held.answer
-        return PageView(view, answer.stamp, held.validity, answer.received_at, answer.serial, outcome, cache_status)
+        return PageView(
+            view, answer.stamp, held.validity, answer.received_at, answer.serial, outcome, cache_status, answer.last_modified
+        )
 
     async def _make_view(self, held: HeldPage, listing: Listing) -> None:
         """Make ``held.view`` what sidecars and the rules now in force leave of ``listing``. No checkpoint between that and return."""
@@ -316,6 +350,9 @@ class Pages:
                 return registry.restrict(enriched, verdict_of) if verdict_of else enriched
 
             view = await self._work(held.weight, make)
+            restricted_at = await self._restricted_at(held, view)
+            if restricted_at:
+                view = replace(view, restricted_at=restricted_at)
             # The rules or sidecars may have changed while a thread worked: then that view is already wrong.
             if policy == self._policy and sidecars == held.sidecars:
                 held.view, held.policy = view, policy
@@ -323,11 +360,53 @@ class Pages:
                 if not held.validity.valid and not held.retired:
                     held.validity = Validity(held.answer.stamp.fresh_until)
 
+    async def _restricted_at(self, held: HeldPage, view: Listing) -> float:
+        """When policy last changed what is left of the page: whole UTC seconds, rounded up, 0 if it never did. Remembered over restarts.
+
+        pnpm asks with the date it finds in the document: unless taking a version off, or giving it back, makes that later, it goes
+        on for ever with what it has.
+        """
+        key = f"restricted {held.answer.page.key}"
+        taken = _fingerprint(view.restrictions)
+        if held.restricted is None:
+            at, _, before = (await self._catalog.recall(key) or "0 ").partition(" ")
+            held.restricted = float(at), before
+        if held.restricted[1] != taken:
+            held.restricted = float(math.ceil(self._clock())), taken
+            try:
+                await self._catalog.remember(key, f"{held.restricted[0]} {taken}")
+            except Unavailable as error:
+                log.warning("when policy changed a page was not remembered: %s", error, extra={"page": held.answer.page.key})
+        return held.restricted[0]
+
     async def _sidecars(self, page: Page) -> dict[str, Digest]:
         if page.view:
             return {}
         bindings = await self._catalog.bindings(page.registry, page.project)
         return {b.file.filename.removesuffix(SIDECAR): b.digest for b in bindings if b.file.filename.endswith(SIDECAR)}
+
+    # ---- files that no page lists
+
+    async def absence(self, file: File) -> str | None:
+        """Whether upstream is known to lack a file that no page lists: ``"fresh"``, ``"stale"``, or None if nothing says so."""
+        held = await self.held(_absence(file))
+        if held is None:
+            return None
+        state = freshness.judge(held.answer.stamp, self._clock())
+        return None if state == "dead" else state
+
+    async def record_absence(self, file: File) -> None:
+        """Upstream has said cleanly that there is no such file."""
+        now = self._clock()
+        stamp = Stamp(now + ABSENT_S, now + ABSENT_S + freshness.STALE_S)
+        await self._publish(StoredAnswer(_absence(file), 404, b"", "", stamp, now), None)
+
+    async def doubt_absences(self, registry: str, project: str) -> None:
+        """Something of the project changed: what it lacked may be there by now."""
+        now = self._clock()
+        for page in await self._catalog.views(registry, project):
+            if page.view.startswith(ABSENT) and (held := await self.held(page)) is not None:
+                await self._renew(held, Stamp(now, held.answer.stamp.stale_until))
 
     def sidecar_made(self, page: Page, filename: str, digest: Digest) -> None:
         """A metadata sidecar of ``filename`` can be offered from now on."""
@@ -407,6 +486,7 @@ class Pages:
 
     async def _received(self, page: Page, held: HeldPage | None, answer: Received) -> Refreshed:
         registry = self._registries[page.registry]
+        answer = await self._proven(registry, page, answer)
         try:
             listing = await self._work(len(answer.body), lambda: registry.read(page, answer.body, answer.media_type, answer.url))
         except ValueError as error:
@@ -443,7 +523,42 @@ class Pages:
         owners = await self._work(len(listing.document), lambda: registry.owners(listing))
         if owners:
             await self._record_owners(page, owners)
-        return "200", await self._publish(stored, listing)
+        published = await self._publish(stored, listing)
+        if held is not None:
+            await self.doubt_absences(page.registry, page.project)
+        return "200", published
+
+    async def _proven(self, registry: Registry, page: Page, answer: Received) -> Received:
+        """The answer, if its bytes are those that upstream publishes digests of. Raises ``Corrupt`` if they are not.
+
+        Digests that came along count; else the registry's evidence is read. Upstream may have replaced page and digest between our
+        two requests: what disagrees is asked for once more.
+        """
+        evidence = registry.evidence(page)
+        if not evidence:
+            return answer
+        wrong: Digest | None = None
+        for attempt in range(2):
+            if attempt:
+                again = await self._ask(page, None)
+                if not isinstance(again, Received):
+                    raise Unavailable(f"upstream changed the page of {page.project} while it was read")
+                answer = again
+            digests = answer.digests or await self._published(registry, page, evidence)
+            work = partial(contradicted, answer.body, digests)
+            wrong = await self._work(len(answer.body), work)
+            if wrong is None:
+                return answer
+        await self._event("digest-mismatch", page.key, f"expected {wrong}")
+        raise Corrupt(f"upstream sent a page of {page.project} that is not the one it publishes a digest of", wrong)
+
+    async def _published(self, registry: Registry, page: Page, evidence: Sequence[File]) -> tuple[Digest, ...]:
+        notes = await self._notes.read_all(evidence)
+        try:
+            return registry.vouched(page, notes)
+        except ValueError as error:
+            await self._event("bad-evidence", page.key, str(error))
+            raise Corrupt(f"upstream's digest of {page.project}'s page cannot be read: {error}") from None
 
     async def _record_owners(self, page: Page, owners: Mapping[str, tuple[str, str]]) -> None:
         try:
@@ -506,6 +621,30 @@ class Pages:
 
 def replace_revision(stamp: Stamp, revision: int) -> Stamp:
     return Stamp(stamp.fresh_until, stamp.stale_until, revision)
+
+
+def contradicted(data: bytes, digests: Sequence[Digest]) -> Digest | None:
+    """The first of ``digests`` that ``data`` has not; None if all agree."""
+    for digest in digests:
+        if digest.algorithm in hashlib.algorithms_available and hashlib.new(digest.algorithm, data).hexdigest() != digest.value:
+            return digest
+    return None
+
+
+def _absence(file: File) -> Page:
+    return Page(file.registry, file.project, ABSENT + file.path)
+
+
+def _first(restrictions: Mapping[str, Verdict]) -> Refuse | Hold:
+    return next(verdict for verdict in restrictions.values() if not isinstance(verdict, Allow))
+
+
+def _fingerprint(restrictions: Mapping[str, Verdict]) -> str:
+    """What was taken off a page, in a few characters: ``""`` if nothing."""
+    if not restrictions:
+        return ""
+    told = "\n".join(f"{version} {verdict}" for version, verdict in sorted(restrictions.items()))
+    return hashlib.sha256(told.encode()).hexdigest()[:20]
 
 
 def _contradicts(published: Sequence[Digest], binding: Binding) -> bool:

@@ -18,12 +18,15 @@ from .catalog import Catalog, Event
 from .errors import Corrupt, NotFound, Unavailable
 from .files import Delivery, Files
 from .flights import Flights
+from .groups import Groups
 from .metrics import Metrics
-from .model import Clock, Digest, File, Hold, Page, Refuse
-from .pages import Pages, PageView
+from .model import Clock, Digest, File, Hold, Page, Refuse, Relay
+from .notes import Notes
+from .pages import ABSENT, Pages, PageView
 from .policy.purls import parse_purl
 from .policy.rules import Rule, judge
 from .registries import Registry
+from .relays import Relays
 from .sources import Source
 
 log = logging.getLogger("leeward.service")
@@ -39,9 +42,11 @@ ACCESSES_KEPT_S = 30 * 86400.0
 ACCESSES_KEPT = 3_000_000
 """How often what only grows is trimmed, and what the access ledger keeps at most: seconds back, and records."""
 
-ABSENCES_KEPT_S = 86400.0
-ABSENCES_KEPT = 10_000
-"""What is kept of projects that do not exist: anybody can make such names up."""
+ABSENCES_KEPT_S = 30 * 86400.0
+ABSENCES_KEPT = 100_000
+"""What is kept of what does not exist: Maven's clients probe for a lot of it, and in an outage must hear the same; but anybody can make
+names up.
+"""
 
 CHANGES_KEPT = 1_000_000
 """Lines of the feed kept for those who follow it."""
@@ -79,6 +84,7 @@ class Service:
         # Worker threads, apart: a bomb of an archive must not keep pages from being parsed.
         parsing, unpacking = trio.CapacityLimiter(4), trio.CapacityLimiter(2)
         self.accesses = AccessLog(catalog, metrics)
+        notes = Notes(registries, sources, flights)
         self._pages = Pages(
             registries,
             sources,
@@ -87,6 +93,7 @@ class Service:
             clock,
             parsing,
             self._event,
+            notes,
             slow_s=slow_s,
             removal_confirm_s=removal_confirm_s,
             upstream_since=upstream_since,
@@ -102,8 +109,11 @@ class Service:
             unpacking,
             self._event,
             self.evict,
+            notes,
             serve_removed=serve_removed,
         )
+        self._groups = Groups(self._pages, self._files, parsing)
+        self._relays = Relays(registries, sources, flights, clock, parsing)
 
     # ---- for the faces
 
@@ -114,6 +124,19 @@ class Service:
     async def deliver(self, file: File, *, hold_s: float) -> Delivery:
         """See ``Files.deliver``."""
         return await self._files.deliver(file, hold_s=hold_s)
+
+    async def page_of(self, members: Sequence[tuple[Registry, Page]], *, insist: bool = False) -> PageView:
+        """See ``Groups.page``."""
+        return await self._groups.page(members, insist=insist)
+
+    async def deliver_of(self, files: Sequence[File], *, hold_s: float) -> Delivery:
+        """See ``Groups.deliver``."""
+        return await self._groups.deliver(files, hold_s=hold_s)
+
+    async def relay(self, relay: Relay) -> bytes:
+        """See ``Relays.ask``."""
+        registry = self.registries[relay.registry]
+        return await self._relays.ask(relay, lambda project, version: judge(self.rules, registry, project, version))
 
     async def canonical_path(self, file: File) -> str:
         """The path under which a file that was asked for by name alone is offered. Raises like ``deliver``."""
@@ -235,7 +258,12 @@ class Service:
         pages: list[dict[str, object]] = []
         for registry, name in self._instances(kind, project):
             listing = Page(registry.name, name)
-            views = [page for page in await self._catalog.views(registry.name, name) if page != listing]
+            views = [
+                page
+                for page in await self._catalog.views(registry.name, name)
+                if page != listing and not page.view.startswith(ABSENT)
+            ]
+            await self._pages.doubt_absences(registry.name, name)
             for page in (listing, *views):
                 await progress({"page": page.key})
                 try:

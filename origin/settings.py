@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from .logs import without_userinfo
+from .registries import Options
 from .toml_lines import KeyPath, key_lines
 
 SECRETS = frozenset({"password", "token", "users"})
@@ -60,6 +61,11 @@ class RegistrySettings(Table, frozen=True, kw_only=True):
     ``fresh_s`` caps the life upstream gives its pages. ``removed`` says what becomes of held files that left their page.
     ``page_limit_bytes`` and ``file_limit_bytes`` bound what is accepted from upstream, after decompression; ``pages_at_once`` and
     ``files_at_once`` how many requests of each kind it sees at a time.
+
+    ``keys`` is a file of the keys that signatures are checked by: npm's key document, OpenPGP certificates for Maven. Without it none are.
+    ``signatures`` says what becomes of files that have none (npm, Maven). ``audit`` says what becomes of audits, which tell upstream
+    all that a project uses (npm). ``groups`` are the name patterns that this instance alone answers for where several share a path
+    (Maven).
     """
 
     kind: str
@@ -71,7 +77,11 @@ class RegistrySettings(Table, frozen=True, kw_only=True):
     username: str | None = None
     password: str | None = None
     token: str | None = None
-    page_limit_bytes: int = msgspec.field(default=100 * 1000 * 1000, name="page_limit")
+    keys: Path | None = None
+    signatures: Literal["check", "require"] = "check"
+    audit: Literal["forward", "empty", "off"] = "forward"
+    groups: tuple[str, ...] = ()
+    page_limit_bytes: int = msgspec.field(default=256 * 1000 * 1000, name="page_limit")
     file_limit_bytes: int = msgspec.field(default=16 << 30, name="file_limit")
     pages_at_once: int = 64
     files_at_once: int = 64
@@ -96,7 +106,7 @@ class LimitSettings(Table, frozen=True, kw_only=True):
 
     connections: int = 4096
     header_bytes: int = msgspec.field(default=64 << 10, name="header")
-    body_bytes: int = msgspec.field(default=1 << 20, name="body")
+    body_bytes: int = msgspec.field(default=10_000_000, name="body")
     header_timeout_s: float = msgspec.field(default=20.0, name="header_timeout")
     body_timeout_s: float = msgspec.field(default=60.0, name="body_timeout")
     idle_timeout_s: float = msgspec.field(default=75.0, name="idle_timeout")
@@ -543,10 +553,26 @@ def default_registries() -> dict[str, RegistrySettings]:
 
 
 def check_registries(layers: Layers, registries: Mapping[str, RegistrySettings]) -> None:
-    """Refuse two instances of which one's path is, or lies beneath, the other's. Raises ``SettingsError``."""
+    """Refuse two instances of which one's path is, or lies beneath, the other's; and keys that cannot be read. Raises ``SettingsError``.
+
+    Several of one kind may stand at the same path if the kind's pages can be made one: then they are asked in order.
+    """
+    from .registries import kinds
+
     placed: list[tuple[str, str]] = []
     for name, registry in registries.items():
+        try:
+            kinds.create(registry.kind, name, registry.upstream, options_of(registry))
+        except OSError as error:
+            raise layers.error(("registries", name, "keys"), f"{registry.keys} cannot be read: {error.strerror}") from None
+        except ValueError as error:
+            raise layers.error(("registries", name, "keys"), str(error)) from None
+        if registry.signatures == "require" and registry.keys is None:
+            raise layers.error(("registries", name, "signatures"), "signatures cannot be required without keys; set keys beside it")
         for other, path in placed:
+            shared = registry.path == path and registry.kind == registries[other].kind and registry.kind in kinds.MERGED
+            if shared:
+                continue
             if registry.path.startswith(path) or path.startswith(registry.path):
                 # Complain about the one that somebody wrote down: the other may be there by default.
                 blamed, kept = (name, other) if ("registries", name) in layers.places else (other, name)
@@ -555,6 +581,12 @@ def check_registries(layers: Layers, registries: Mapping[str, RegistrySettings])
                     f"{registries[blamed].path} is, holds or lies beneath {registries[kept].path} of registries.{kept}",
                 )
         placed.append((name, registry.path))
+
+
+def options_of(settings: RegistrySettings) -> Options:
+    """What an instance's rules are told. Reads the key file; raises ``OSError``."""
+    keys = settings.keys.read_bytes() if settings.keys is not None else None
+    return Options(settings.aliases, keys, settings.signatures, settings.audit, settings.groups)
 
 
 def check_server(layers: Layers, listen: str, server: ServerSettings, tls: TLSSettings, upstream: UpstreamSettings) -> None:

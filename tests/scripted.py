@@ -213,7 +213,7 @@ async def bench(
     """A node's service over a scripted source, with blobs on disk and its catalogue in memory."""
     source = ScriptedSource(dict(projects))
     metrics = Metrics()
-    registry = PyPI("pypi", UPSTREAM, ())
+    registry = PyPI("pypi", UPSTREAM)
     blobs = DiskBlobs(tmp_path / "blobs", limit_bytes=limit_bytes)
     await blobs.sweep()
     catalog = MemoryCatalog()

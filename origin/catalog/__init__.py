@@ -43,7 +43,10 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """A file's name tied to its digest. ``aliases`` are the other digests that were checked. ``bound_at`` is UTC seconds."""
+    """A file's name tied to its digest. ``aliases`` are the other digests that were checked. ``bound_at`` is UTC seconds.
+
+    ``last_modified`` is upstream's field as it was sent with the bytes.
+    """
 
     file: File
     digest: Digest
@@ -51,6 +54,7 @@ class Binding:
     bound_at: float
     aliases: tuple[Digest, ...] = ()
     media_type: str = ""
+    last_modified: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

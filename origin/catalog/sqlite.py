@@ -49,7 +49,9 @@ VICTIMS = 10_000
 QUICK_CHECK_BYTES = 256 << 20
 """Databases up to this size are read through when opened, about half a second; of larger ones only the schema is."""
 
-SELECT_BINDINGS = "SELECT registry, project, version, filename, path, digest, size, bound_at, aliases, media_type FROM bindings"
+SELECT_BINDINGS = (
+    "SELECT registry, project, version, filename, path, digest, size, bound_at, aliases, media_type, last_modified FROM bindings"
+)
 
 NEVER = float("-inf")
 
@@ -361,9 +363,18 @@ class SqliteCatalog:
             row = connection.execute("SELECT digest FROM bindings WHERE name = ?", (name,)).fetchone()
             if row is None:
                 connection.execute(
-                    "INSERT INTO bindings (name, registry, project, version, filename, path, digest, size, bound_at, media_type, aliases)"
-                    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (name, *words, str(binding.digest), binding.size, binding.bound_at, binding.media_type, aliases),
+                    "INSERT INTO bindings (name, registry, project, version, filename, path, digest, size, bound_at, media_type, aliases,"
+                    " last_modified) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        name,
+                        *words,
+                        str(binding.digest),
+                        binding.size,
+                        binding.bound_at,
+                        binding.media_type,
+                        aliases,
+                        binding.last_modified,
+                    ),
                 )
                 add_change(connection, name, binding.digest)
             elif (bound := digest_of(row[0])) != binding.digest:
@@ -394,9 +405,9 @@ class SqliteCatalog:
                     size,
                     bound_at,
                     tuple(map(digest_of, aliases.split())),
-                    media_type,
+                    *rest,
                 )
-                for registry, project, version, filename, path, digest, size, bound_at, aliases, media_type in connection.execute(
+                for registry, project, version, filename, path, digest, size, bound_at, aliases, *rest in connection.execute(
                     query, values
                 )
             ]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections.abc import Sequence
 
 import zstandard
+
+from .h1 import Malformed
 
 _QUALITY = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
 _ALIASES = {"x-gzip": "gzip"}
@@ -52,6 +55,25 @@ def negotiate_coding(accept_encoding: str | None, offered: Sequence[str]) -> str
         if quality > 0 and quality >= best:
             chosen, best = coding, quality
     return chosen
+
+
+def decoded(body: bytes, coding: str, limit: int) -> bytes:
+    """A request's body without its coding. Raises ``Malformed``: 415 for a coding we do not read, 413 beyond ``limit`` bytes, 400 if broken."""
+    coding = _ALIASES.get(coding.strip().lower(), coding.strip().lower())
+    if coding in ("", "identity"):
+        return body
+    if coding != "gzip":
+        raise Malformed(f"a body coded as {coding[:32]!r} is not read here; send gzip or none", 415)
+    reader = zlib.decompressobj(wbits=31)
+    try:
+        plain = reader.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise Malformed(f"the body is no gzip: {error}") from None
+    if len(plain) > limit:
+        raise Malformed(f"the body has more than {limit} bytes", 413)
+    if not reader.eof or reader.unused_data:
+        raise Malformed("the body is cut off, or goes on after its end")
+    return plain
 
 
 def encode(body: bytes, coding: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Literal
 
 from ..model import STRONG, Entry
@@ -15,13 +16,13 @@ TAIL_SHARE = 64
 """The tail is at least one part in this many of the file, which covers the central directory of all but contrived archives."""
 
 
-def choose(entry: Entry, size: int | None, *, streams: bool) -> Release:
+def choose(entry: Entry, size: int | None, *, streams: bool, proofs: AbstractSet[str] = STRONG) -> Release:
     """Say how an arriving file may be released.
 
-    Tail-hold needs a digest that proves the bytes, known beforehand, and the total size. ``streams`` says that clients unpack the file
+    Tail-hold needs a digest by one of ``proofs``, known beforehand, and the total size. ``streams`` says that clients unpack the file
     while it arrives (``.tar.gz``), so that a prefix can already do harm: strict.
     """
-    proven = any(d.algorithm in STRONG for d in entry.digests)
+    proven = any(d.algorithm in proofs for d in entry.digests)
     return "tail-hold" if proven and size is not None and not streams else "strict"
 
 

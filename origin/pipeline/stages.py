@@ -21,12 +21,15 @@ class Initialized:
 
 @dataclass(frozen=True, slots=True)
 class Retrieved:
-    """The bytes are in the spool, as many as upstream said; nothing else is known of them. ``digests`` came with the transfer."""
+    """The bytes are in the spool, as many as upstream said; nothing else is known of them. ``digests`` and
+    ``last_modified`` came with the transfer.
+    """
 
     initialized: Initialized
     spool: Spool
     media_type: str
     digests: tuple[Digest, ...]
+    last_modified: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

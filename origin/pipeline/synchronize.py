@@ -6,17 +6,18 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
 import trio
 
 from ..blobs import BlobStore, Spool
 from ..catalog import Binding, Catalog
 from ..errors import Corrupt, NotFound, Rebound, Refused, Unavailable
 from ..flights import Flight
-from ..model import STRONG, Allow, Clock, Digest, Entry, File, Span, Verdict
+from ..model import Allow, Clock, Digest, Entry, File, Refuse, Span, Verdict
 from ..registries import Registry
 from ..registries.wheels import check_archive, extract_metadata
 from ..sources import FileHead, Source
@@ -38,7 +39,8 @@ METADATA_LIMIT_BYTES = 10 * 1024 * 1024
 @dataclass(frozen=True, slots=True)
 class Workbench:
     """What synchronizing needs. ``judge`` is asked at the start and again at the end; ``event(kind, subject, detail)`` tells operators;
-    ``make_room(size)`` evicts what has to go before ``size`` bytes are spooled.
+    ``make_room(size)`` evicts what has to go before ``size`` bytes are spooled; ``evidence(files)`` reads small files whole, by file
+    name, and leaves out what there is not; ``signature(file)`` reads one, None if there is none.
     """
 
     sources: Sequence[Source]
@@ -47,6 +49,8 @@ class Workbench:
     judge: Callable[[File], Verdict]
     event: Callable[[str, str, str], Awaitable[None]]
     make_room: Callable[[int], Awaitable[object]]
+    evidence: Callable[[Sequence[File]], Awaitable[Mapping[str, bytes]]]
+    signature: Callable[[File], Awaitable[bytes | None]]
     clock: Clock
     threads: trio.CapacityLimiter
 
@@ -58,9 +62,11 @@ async def synchronize(flight: Flight[Stored], bench: Workbench, registry: Regist
     """
     spools: list[Spool] = []
     try:
-        initialized = initialize(bench, registry, file, entry)
+        initialized = await initialize(bench, registry, file, entry)
         retrieved = await retrieve(flight, bench, initialized, spools)
         assembled = await assemble(bench, retrieved)
+        await check_signature(bench, assembled)
+        flight.identified((assembled.digest, *assembled.aliases))
         if assembled.proven:
             # These are the very bytes that were published: nothing that scanning finds would hold them back any longer.
             _require(bench.judge(file))
@@ -78,10 +84,63 @@ async def synchronize(flight: Flight[Stored], bench: Workbench, registry: Regist
                 await spool.discard()
 
 
-def initialize(bench: Workbench, registry: Registry, file: File, entry: Entry) -> Initialized:
-    """Check that it may be fetched at all."""
+async def initialize(bench: Workbench, registry: Registry, file: File, entry: Entry) -> Initialized:
+    """Check that it may be fetched at all: by the rules, and by the signature on what its listing says of it."""
     _require(bench.judge(file))
+    await _require_signed(bench, file, registry.check(file, entry, "", None))
     return Initialized(registry, file, entry)
+
+
+async def _require_signed(bench: Workbench, file: File, wrong: str) -> None:
+    if wrong:
+        await bench.event("bad-signature", file.key, wrong)
+        raise Refused(Refuse(f"{file.filename}: {wrong}", "signature"))
+
+
+async def check_signature(bench: Workbench, assembled: Assembled) -> None:
+    """Check the bytes against their detached signature, if the registry asks for one. Nothing held back is released before that."""
+    initialized, spool = assembled.retrieved.initialized, assembled.retrieved.spool
+    registry, file = initialized.registry, initialized.file
+    signature = registry.signature(file)
+    if signature is None:
+        return
+    held = await bench.signature(signature)
+    wrong = await trio.to_thread.run_sync(
+        registry.check, file, initialized.entry, f"/proc/self/fd/{spool.fileno()}", held, limiter=bench.threads
+    )
+    await _require_signed(bench, file, wrong)
+
+
+class _Evidence:
+    """What is published of a file apart from any listing, read while its bytes begin to come."""
+
+    def __init__(self, bench: Workbench, initialized: Initialized) -> None:
+        self._bench = bench
+        self._initialized = initialized
+        self._wanted = initialized.registry.evidence(initialized.file)
+        self._came = trio.Event()
+        self._digests: tuple[Digest, ...] = ()
+        self._failure: Unavailable | Corrupt | None = None
+        if not self._wanted:
+            self._came.set()
+
+    async def read(self) -> None:
+        """Read it, keeping what goes wrong for whoever waits."""
+        registry, file = self._initialized.registry, self._initialized.file
+        try:
+            self._digests = registry.vouched(file, await self._bench.evidence(self._wanted))
+        except (Unavailable, Corrupt) as error:
+            self._failure = error
+        except ValueError as error:
+            await self._bench.event("bad-evidence", file.key, str(error))
+            self._failure = Corrupt(f"what upstream publishes of {file.filename} cannot be read: {error}")
+        self._came.set()
+
+    async def wait(self) -> tuple[Digest, ...]:
+        await self._came.wait()
+        if self._failure is not None:
+            raise self._failure
+        return self._digests
 
 
 async def retrieve(flight: Flight[Stored], bench: Workbench, initialized: Initialized, spools: list[Spool]) -> Retrieved:
@@ -90,10 +149,26 @@ async def retrieve(flight: Flight[Stored], bench: Workbench, initialized: Initia
     A resumed body may come from another source: the digest over the whole covers mixing, which is why a file without a proven
     digest is resumed only under the validator it began with.
     """
+    evidence = _Evidence(bench, initialized)
+    failure: Exception
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(evidence.read)
+        try:
+            return await _retrieve(flight, bench, initialized, spools, evidence)
+        except (Unavailable, NotFound, Corrupt, Refused) as error:
+            failure = error
+        finally:
+            nursery.cancel_scope.cancel()
+    raise failure
+
+
+async def _retrieve(
+    flight: Flight[Stored], bench: Workbench, initialized: Initialized, spools: list[Spool], evidence: _Evidence
+) -> Retrieved:
     last: Exception | None = None
     for source in bench.sources:
         try:
-            return await _retrieve_from(source, flight, bench, initialized, spools)
+            return await _retrieve_from(source, flight, bench, initialized, spools, evidence)
         except (Unavailable, NotFound) as error:
             if spools:
                 raise
@@ -102,9 +177,14 @@ async def retrieve(flight: Flight[Stored], bench: Workbench, initialized: Initia
 
 
 async def _retrieve_from(
-    source: Source, flight: Flight[Stored], bench: Workbench, initialized: Initialized, spools: list[Spool]
+    source: Source,
+    flight: Flight[Stored],
+    bench: Workbench,
+    initialized: Initialized,
+    spools: list[Spool],
+    evidence: _Evidence,
 ) -> Retrieved:
-    file, entry = initialized.file, initialized.entry
+    registry, file, entry = initialized.registry, initialized.file, initialized.entry
     transfer: _Transfer | None = None
     for attempt in range(RESUMES + 1):
         start = transfer.spool.written if transfer else 0
@@ -113,22 +193,24 @@ async def _retrieve_from(
             async with source.file(file, entry, start, validator) as stream:
                 if transfer is None:
                     size = _agreed_size(file, entry, stream.head)
-                    algorithms = sorted({d.algorithm for d in (*entry.digests, *stream.head.digests)} - {"sha256"})
+                    entry = msgspec.structs.replace(entry, digests=(*entry.digests, *await evidence.wait()))
+                    told = (*entry.digests, *stream.head.digests)
+                    algorithms = sorted({registry.identity, *(d.algorithm for d in told)} - {"sha256"})
                     await _make_room(bench, size or 0)
                     spool = await bench.blobs.spool(algorithms, size)
                     spools.append(spool)
-                    flight.began(spool.fileno(), size)
-                    release = choose(entry, size, streams=initialized.registry.strict(file))
+                    flight.began(spool.fileno(), size, told, stream.head.last_modified)
+                    release = choose(entry, size, streams=registry.strict(file), proofs=registry.proofs)
                     transfer = _Transfer(flight, spool, stream.head, size, release)
                 elif transfer.size is not None and stream.head.size not in (None, transfer.size):
                     raise Corrupt(f"{file.filename} changed its size while it was fetched", transfer.size, stream.head.size)
-                elif not _proven(entry.digests) and stream.head.validator != transfer.head.validator:
+                elif not _proven(registry, entry.digests) and stream.head.validator != transfer.head.validator:
                     # No digest would tell a mixture of two files from either of them.
                     raise Corrupt(f"{file.filename} changed while it was fetched", transfer.head.validator, stream.head.validator)
                 await transfer.pump(stream.chunks, skip=transfer.spool.written - stream.head.start)
                 break
         except Unavailable:
-            resumable = transfer is not None and (transfer.head.validator is not None or _proven(entry.digests))
+            resumable = transfer is not None and (transfer.head.validator is not None or _proven(registry, entry.digests))
             if not resumable or attempt == RESUMES:
                 raise
             log.info("transfer broke, resuming", extra={"file": file.filename, "at": start})
@@ -137,7 +219,13 @@ async def _retrieve_from(
         raise Corrupt(f"{file.filename} ended after {transfer.spool.written} bytes", transfer.size, transfer.spool.written)
     if transfer.size is None:
         flight.resized(transfer.spool.written)
-    return Retrieved(initialized, transfer.spool, transfer.head.media_type, transfer.head.digests)
+    return Retrieved(
+        replace(initialized, entry=entry),
+        transfer.spool,
+        transfer.head.media_type,
+        transfer.head.digests,
+        transfer.head.last_modified,
+    )
 
 
 async def _make_room(bench: Workbench, size: int) -> None:
@@ -219,13 +307,14 @@ class _Transfer:
                 await self._moved.park()
 
 
-def _proven(digests: Sequence[Digest]) -> bool:
-    return any(d.algorithm in STRONG for d in digests)
+def _proven(registry: Registry, digests: Sequence[Digest]) -> bool:
+    return any(d.algorithm in registry.proofs for d in digests)
 
 
 async def assemble(bench: Workbench, retrieved: Retrieved) -> Assembled:
     """Compare size and every published digest with what came. All must agree."""
-    file, entry, spool = retrieved.initialized.file, retrieved.initialized.entry, retrieved.spool
+    registry, file, entry = retrieved.initialized.registry, retrieved.initialized.file, retrieved.initialized.entry
+    spool = retrieved.spool
     if entry.size is not None and entry.size != spool.written:
         raise Corrupt(f"{file.filename} has another size than its listing says", entry.size, spool.written)
     expected = (*entry.digests, *retrieved.digests)
@@ -234,9 +323,9 @@ async def assemble(bench: Workbench, retrieved: Retrieved) -> Assembled:
         if actual != digest:
             await bench.event("digest-mismatch", file.key, f"expected {digest}, upstream sent {actual}")
             raise Corrupt(f"{file.filename}: upstream sent bytes with another {digest.algorithm} digest", digest, actual)
-    aliases = tuple(sorted({d for d in expected if d.algorithm != "sha256"}))
+    aliases = tuple(sorted({d for d in (*expected, spool.digest(registry.identity)) if d.algorithm != "sha256"}))
     # Only what was published proves anything: a header sent along with the bytes would vouch for a login page just as well.
-    return Assembled(retrieved, spool.digest("sha256"), aliases, _proven(entry.digests))
+    return Assembled(retrieved, spool.digest("sha256"), aliases, _proven(registry, entry.digests))
 
 
 async def scan(bench: Workbench, assembled: Assembled) -> Scanned:
@@ -321,7 +410,15 @@ async def store(bench: Workbench, decided: Decided) -> Stored:
     assembled = parsed.scanned.assembled
     retrieved = assembled.retrieved
     file = retrieved.initialized.file
-    binding = Binding(file, assembled.digest, retrieved.spool.written, bench.clock(), assembled.aliases, retrieved.media_type)
+    binding = Binding(
+        file,
+        assembled.digest,
+        retrieved.spool.written,
+        bench.clock(),
+        assembled.aliases,
+        retrieved.media_type,
+        retrieved.last_modified,
+    )
     if not retrieved.spool.durable:
         return Stored(binding, kept=False)
     try:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, Literal, Protocol, cast
 
 from ..model import ALLOW, Listing, Refuse, Verdict
-from ..registries import pypi_names
+from ..registries import maven_versions, npm_names, pypi_names
 from . import purls
 
 type Comparator = Literal["==", "!=", "<", "<=", ">", ">="]
@@ -20,7 +20,11 @@ _UNSUPPORTED = re.compile(r"[~^*|\s,]")
 
 
 # The kinds whose order is known while a rule is parsed, before there are registries.
-_ORDERS: Mapping[str, Callable[[str], object | None]] = {"pypi": pypi_names.parse_version}
+_ORDERS: Mapping[str, Callable[[str], object | None]] = {
+    "pypi": pypi_names.parse_version,
+    "npm": npm_names.version_key,
+    "maven": maven_versions.version_key,
+}
 
 
 class Versions(Protocol):

@@ -10,10 +10,31 @@ hold the interpreter's lock for more than a few milliseconds in one C call: deco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
-from ..model import Digest, Entry, File, Headers, Listing, Page, Resource, Verdict
+from ..model import Digest, Entry, File, Headers, Listing, Page, Relay, Resource, Verdict
+
+type Judge = Callable[[str, str], Verdict]
+"""What the rules in force say of (project, version)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What an instance may be told beside its upstream; each kind heeds what concerns it.
+
+    ``aliases`` are other hosts that mean the same upstream. ``keys`` is the content of the file with the keys its signatures are checked by
+    (npm: the registry's key document; Maven: OpenPGP certificates), None to check none; ``signatures`` says whether what has
+    none is refused. ``audit`` says what becomes of audits. ``groups`` are the name patterns this instance alone answers for where
+    several share a path (``org.example.*``).
+    """
+
+    aliases: tuple[str, ...] = ()
+    keys: bytes | None = None
+    signatures: Literal["check", "require"] = "check"
+    audit: Literal["forward", "empty", "off"] = "forward"
+    groups: tuple[str, ...] = ()
 
 
 class Registry(Protocol):
@@ -34,6 +55,29 @@ class Registry(Protocol):
         """The upstream's root URL, ending in ``/``."""
         ...
 
+    @property
+    def hold_s(self) -> float:
+        """How long a client of this kind is left waiting for the first byte of a file before it is told to come back, in seconds."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """The digest algorithm that a file's ETag is made of: ``sha256``, or ``sha1`` where often nothing else is known in time.
+
+        Every file of the instance is hashed by it, and by SHA-256.
+        """
+        ...
+
+    @property
+    def proofs(self) -> frozenset[str]:
+        """The algorithms for which a match with what was published proves that the bytes are those published."""
+        ...
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The name patterns this instance alone answers for among those that share its path; empty for any name no other claims."""
+        ...
+
     # -- requests
 
     def resource(self, method: str, target: str) -> Resource | None:
@@ -43,6 +87,21 @@ class Registry(Protocol):
         them. None if no such thing can exist (404). Raises ``ValueError`` for a malformed target (400): bad encoding, dot segments,
         NUL, backslash, an empty segment, a segment over 255 bytes.
         """
+        ...
+
+    def stray(self, target: str, path: str) -> str | None:
+        """The target (relative to the instance's path) that a client must have meant which lost the path on its way, or doubled it.
+
+        ``target`` is raw and begins with a slash, ``path`` is the instance's. None if nothing of this kind looks so.
+        """
+        ...
+
+    def insists(self, cache_control: str, target: str) -> bool:
+        """Whether a client wants upstream asked, by its ``Cache-Control`` and the raw target's query."""
+        ...
+
+    def basis(self, page: Page) -> Page:
+        """The page that is held, of which ``page`` is one view (a manifest of a packument, a checksum of metadata); else itself."""
         ...
 
     def guesses(self, file: File) -> Iterable[File]:
@@ -61,11 +120,19 @@ class Registry(Protocol):
         """The file that ``file`` is a sidecar of (metadata, signature); ``file`` itself if it is none."""
         ...
 
-    def listing_page(self, file: File) -> Page:
-        """The page that lists ``file``."""
+    def checksum(self, file: File) -> str:
+        """The digest algorithm that ``file``, a checksum sidecar, holds the value of for its ``subject``; ``""`` for any other file."""
+        ...
+
+    def listing_page(self, file: File) -> Page | None:
+        """The page that lists ``file``; None where no page does, and only upstream knows whether it exists."""
         ...
 
     # -- upstream
+
+    def life_s(self, page: Page, fresh_s: float) -> float:
+        """The longest life, in seconds, that a page of this kind gets where the settings say ``fresh_s``."""
+        ...
 
     def locate(self, resource: Page | File, listing: Listing | None) -> str:
         """The absolute upstream URL. Raises ``NotFound`` for a file that ``listing`` does not have."""
@@ -82,7 +149,31 @@ class Registry(Protocol):
     def expected(self, file: File, listing: Listing | None) -> Entry | None:
         """What ``listing`` publishes of ``file`` (for a sidecar: an Entry made of the sidecar's digests), None if it lacks it.
 
-        ``file.path`` must be the listed one: a right name under a wrong path is not listed.
+        ``file.path`` must be the listed one: a right name under a wrong path is not listed. Where no page lists files, ``listing`` is None
+        and the Entry says where to ask.
+        """
+        ...
+
+    def evidence(self, resource: Page | File) -> tuple[File, ...]:
+        """The small files to read first, or meanwhile, to know the digests of ``resource`` (Maven: ``.sha1``)."""
+        ...
+
+    def vouched(self, resource: Page | File, evidence: Mapping[str, bytes]) -> tuple[Digest, ...]:
+        """The digests that ``evidence`` (by ``File.filename``; what upstream lacks is left out) publishes of ``resource``.
+
+        Raises ``ValueError`` for evidence that is none: that is upstream's fault, not an absence.
+        """
+        ...
+
+    def signature(self, file: File) -> File | None:
+        """The detached signature to check ``file`` by; None if none is asked for."""
+        ...
+
+    def check(self, file: File, entry: Entry | None, content: str, signature: bytes | None) -> str:
+        """Say what is wrong with a file's signature, ``""`` if nothing is: who has no keys checks none.
+
+        ``content`` is a path at which the bytes can be read, ``""`` before they are there: then only what is signed beside them is checked
+        (npm). ``signature`` is what ``signature(file)`` holds, None if upstream has none.
         """
         ...
 
@@ -108,16 +199,46 @@ class Registry(Protocol):
         """Advertise metadata sidecars generated here (by file name) for entries whose upstream advertises none."""
         ...
 
-    def write(self, listing: Listing, media_type: str, base: str | None) -> bytes:
+    def write(self, listing: Listing, media_type: str, base: str | None, view: str | None = None) -> bytes:
         """The document for a client, uncompressed.
 
-        ``base`` is the instance's absolute external URL ending in ``/`` (``http://127.0.0.1:8080/pypi/``): file links become root-relative
-        beneath its path. ``None`` leaves links as published (proxy face).
+        ``base`` is the instance's absolute external URL ending in ``/`` (``http://127.0.0.1:8080/pypi/``): file links lead beneath
+        it, root-relative where clients take that. ``None`` leaves links as published (proxy face). ``view`` is the view asked for where it
+        is not the listing's own (see ``basis``). Raises ``NotFound`` or ``Refused`` for a view of what is not there or was taken off.
         """
         ...
 
-    def headers(self, listing: Listing) -> Headers:
-        """Response header fields of the registry's own that go with a page (``X-PyPI-Last-Serial``)."""
+    def merge(self, listings: Sequence[Listing]) -> Listing:
+        """One page made of the same page of several upstreams, in their order, each already restricted."""
+        ...
+
+    def headers(self, listing: Listing, body: bytes = b"", last_modified: str | None = None, note: str = "") -> Headers:
+        """Response header fields of the registry's own that go with a page (``X-PyPI-Last-Serial``).
+
+        ``body`` is what was written; ``last_modified`` upstream's own field; ``note`` a sentence on the node's state that the person
+        may want to read (``npm-notice``), ``""`` if all is well.
+        """
+        ...
+
+    def file_headers(self, file: File, digests: Sequence[Digest], last_modified: str | None) -> Headers:
+        """``Content-Type``, ``ETag`` and whatever else goes with a file, the same for GET and HEAD, held and arriving.
+
+        ``digests`` holds one by ``identity``; whatever else happens to be known must not show.
+        """
+        ...
+
+    # -- relays
+
+    def forward(self, relay: Relay) -> Headers | None:
+        """The request header fields a relay is sent with; None if it is not sent at all but answered by ``relayed`` of nothing."""
+        ...
+
+    def relayed(self, relay: Relay, body: bytes, judge: Judge) -> bytes:
+        """What a client gets of upstream's answer (``b""`` if it was not asked). Raises ``ValueError`` if it makes no sense."""
+        ...
+
+    def relay_life_s(self, relay: Relay) -> float:
+        """How many seconds an answer may be given again; 0 for one that is nobody else's."""
         ...
 
     def amend(self, listing: Listing, keep: Mapping[str, Entry]) -> Listing:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
 from packageurl.contrib import purl2url
 
-from . import Registry
+from . import Options, Registry
+from .maven import Maven
+from .npm import NPM
 from .pypi import PyPI
 
-KINDS: Mapping[str, Callable[[str, str, Sequence[str]], Registry]] = {
+KINDS: Mapping[str, Callable[[str, str, Options], Registry]] = {
     "pypi": PyPI,
+    "npm": NPM,
+    "maven": Maven,
 }
-"""What makes a registry of each kind, from instance name, upstream root and aliases."""
+"""What makes a registry of each kind, from instance name, upstream root and options."""
+
+MERGED: frozenset[str] = frozenset({"maven"})
+"""The kinds of which several upstreams may be offered at one path."""
 
 
 # Of each kind: the table that knows an address, a purl to ask it for, what it says of that purl alone, and what stands there for us.
@@ -24,15 +31,12 @@ _SAMPLES: Mapping[str, tuple[Callable[[str], object], str, str, str]] = {
 }
 
 
-def create(kind: str, name: str, upstream: str, aliases: Sequence[str] = ()) -> Registry:
-    """Make the registry instance ``name``. ``aliases`` are other hosts that mean the same upstream.
-
-    Raises ``ValueError`` for an unknown kind.
-    """
+def create(kind: str, name: str, upstream: str, options: Options | None = None) -> Registry:
+    """Make the registry instance ``name``. Raises ``ValueError`` for an unknown kind, and for options that cannot be used."""
     make = KINDS.get(kind)
     if make is None:
         raise ValueError(f"unknown kind of registry {kind[:32]!r}; known: {', '.join(sorted(KINDS))}")
-    return make(name, upstream, tuple(aliases))
+    return make(name, upstream, options or Options())
 
 
 def default_upstream(kind: str) -> str:

@@ -55,7 +55,7 @@ def check_archive(fileobj: BinaryIO, filename: str, limits: Limits | None = None
     """
     limits = limits or Limits()
     lowered = filename.lower()
-    if lowered.endswith((".whl", ".zip", ".egg")):
+    if lowered.endswith((".whl", ".zip", ".egg", ".jar", ".war", ".ear", ".aar")):
         _check_zip(fileobj, limits, exact=lowered.endswith(".whl"))
         return
     for ending, (magic, unpacker) in _TARBALLS.items():

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from ..model import Digest, Entry, File, Headers, Page, Stamp
+from ..model import Digest, Entry, File, Headers, Page, Relay, Stamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,10 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A new document. ``url`` is the final one after redirects. ``stamp.revision`` is 0: the catalogue numbers revisions."""
+    """A new document. ``url`` is the final one after redirects. ``stamp.revision`` is 0: the catalogue numbers revisions.
+
+    ``digests`` are those of the whole document that came along in fields.
+    """
 
     body: bytes
     media_type: str
@@ -36,6 +39,7 @@ class Received:
     last_modified: str | None = None
     serial: int | None = None
     headers: Headers = ()
+    digests: tuple[Digest, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +61,19 @@ type Answer = Received | NotModified | Absent
 
 
 @dataclass(frozen=True, slots=True)
+class Relayed:
+    """What upstream answered to a relay: its status (200, or 4xx that is about the request), whole and decoded."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class FileHead:
     """What upstream said before the bytes. ``size`` is the whole representation's, None if not told.
 
     ``start`` is the offset the bytes begin at: 0 even where a later one was asked for, if upstream ignored the range.
-    ``digests`` are those found in response headers.
+    ``digests`` are those found in response headers, ``last_modified`` is the field as sent.
     """
 
     size: int | None
@@ -69,6 +81,7 @@ class FileHead:
     media_type: str
     validator: str | None
     digests: tuple[Digest, ...] = ()
+    last_modified: str | None = None
 
 
 @dataclass(slots=True)
@@ -101,6 +114,10 @@ class Source(Protocol):
 
         On entering raises ``NotFound`` for a clean 404/410, ``Unavailable``, ``Corrupt``.
         """
+        ...
+
+    async def relay(self, relay: Relay) -> Relayed:
+        """Forward a request that is neither page nor file. Raises ``Unavailable`` or ``Corrupt``."""
         ...
 
     async def exists(self, file: File, url: str) -> bool:

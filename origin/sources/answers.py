@@ -245,16 +245,16 @@ def file_head(answer: Answer, start: int) -> FileHead:
     # If-Range needs a strong validator: "An origin server MUST use the strong comparison function" (RFC 9110 §13.1.5, in short).
     strong = etag if etag and not etag.startswith("W/") else None if etag else modified
     if answer.status == 200:
-        return FileHead(answer.length, 0, answer.media_type, strong, _digests(answer))
+        return FileHead(answer.length, 0, answer.media_type, strong, told_digests(answer), modified)
     told = answer.field("content-range") or ""
     found = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})", told, re.ASCII)
     first, last, size = (int(number) for number in found.groups()) if found else (0, 0, 0)
     if not found or first != start or last != size - 1 or answer.length not in {None, last - first + 1}:
         raise Failed("range", f"{answer.url.host} sent {told[:64] or 'no Content-Range'!r} when asked for bytes from {start} on")
-    return FileHead(size, start, answer.media_type, strong, _digests(answer))
+    return FileHead(size, start, answer.media_type, strong, told_digests(answer), modified)
 
 
-def _digests(answer: Answer) -> tuple[Digest, ...]:
+def told_digests(answer: Answer) -> tuple[Digest, ...]:
     """The digests of the whole file told in fields: ``Repr-Digest`` (RFC 9530), ``X-Checksum-…`` (Maven repositories)."""
     found: list[Digest] = []
     for name, value in answer.headers:

@@ -36,11 +36,11 @@ from prometheus_client import Gauge
 from .. import freshness
 from ..errors import NotFound, Unavailable
 from ..metrics import Metrics
-from ..model import Clock, Entry, File, Headers, Page, Stamp
+from ..model import Clock, Entry, File, Headers, Page, Relay, Stamp
 from ..registries import Registry
-from . import Absent, FileHead, FileStream, Known, NotModified, Received
+from . import Absent, FileHead, FileStream, Known, NotModified, Received, Relayed
 from . import Answer as PageAnswer
-from .answers import Answer, Trial, file_head, number, read_page
+from .answers import Answer, Trial, file_head, number, read_page, told_digests
 from .connect import literal, network_of, open_pool, trust
 from .failures import Failed, translate
 from .lines import Line, Lines
@@ -48,22 +48,26 @@ from .retries import ATTEMPTS, RetryBudget, pause_s, retry_after_s
 
 log = logging.getLogger(__name__)
 
-type Kind = Literal["page", "file"]
-type Gate = Literal["page", "file", "sidecar"]
+type Kind = Literal["page", "file", "relay"]
+type Gate = Literal["page", "file", "sidecar", "relay"]
 
-KINDS: tuple[Kind, ...] = ("page", "file")
+KINDS: tuple[Kind, ...] = ("page", "file", "relay")
 
 PAGE_REDIRECTS = 5
 FILE_REDIRECTS = 3
 
 SENT = frozenset(
-    {"accept", "accept-encoding", "authorization", "cdn-loop", "host", "if-modified-since", "if-none-match"}
+    {"accept", "accept-encoding", "authorization", "cdn-loop", "content-length", "content-type", "host"}
+    | {"if-modified-since", "if-none-match"}
     | {"if-range", "range", "user-agent", "via"}
 )
 """The only fields that ever leave for an upstream."""
 
 SERIALS: Mapping[str, str] = {"pypi": "x-pypi-last-serial"}
 """The response field that tells a page's serial, by kind of registry."""
+
+RELAYED = frozenset({400, 404, 405, 410, 413, 422})
+"""What upstream may say of a relayed request that is about the request and not about upstream."""
 
 OLDER_PAGE_S = 30.0
 """How long what is held counts as fresh after upstream showed an older page than that: its caches disagree after a publish."""
@@ -114,6 +118,7 @@ class Upstream:
     pages_at_once: int = 64
     files_at_once: int = 64
     sidecars_at_once: int = 32
+    relays_at_once: int = 16
 
 
 class RegistrySource:
@@ -166,7 +171,7 @@ class RegistrySource:
             now = self._clock()
             if answer.status in {404, 410}:
                 return Absent(answer.status, freshness.negative_stamp(now, self._random.uniform(0.67, 1.33)))
-            stamp = self._stamp(answer, now, link)
+            stamp = self._stamp(answer, now, link, page)
             if answer.status == 304:
                 return NotModified(stamp)
             serial = number(answer.field(SERIALS.get(rules.kind, "")))
@@ -183,6 +188,7 @@ class RegistrySource:
                 answer.field("last-modified"),
                 serial,
                 answer.headers,
+                told_digests(answer),
             )
 
     def file(
@@ -212,6 +218,16 @@ class RegistrySource:
             if head.size is not None and head.size > limit:
                 raise Failed("oversized", f"{file.filename} has {head.size} bytes; at most {limit} are accepted")
             yield FileStream(head, _Chunks(self, link, answer, head, limit, file.filename))
+
+    async def relay(self, relay: Relay) -> Relayed:
+        """Forward a search or an audit. Raises ``Unavailable`` or ``Corrupt``."""
+        link = self._links[relay.registry]
+        fields = (*(link.upstream.registry.forward(relay) or ()), ("Accept-Encoding", "gzip"))
+        url = link.upstream.registry.upstream + relay.request
+        wanted = _Wanted("relay", "relay", relay.method, url, fields, {200, *RELAYED}, 0, relay.body)
+        async with self._exchange(link, wanted) as answer:
+            body = await read_page(answer, link.upstream.page_limit_bytes, link.upstream.timeouts.page_s)
+            return Relayed(answer.status, body)
 
     async def exists(self, file: File, url: str) -> bool:
         """Whether upstream still has bytes at ``url``. Raises ``Unavailable`` (or ``Corrupt``, if it answers nonsense)."""
@@ -433,9 +449,7 @@ class RegistrySource:
 
         try:
             with scope:
-                response = await link.pool.handle_async_request(
-                    _request(link, wanted.method, url, (*self._identity, *fields), follow)
-                )
+                response = await link.pool.handle_async_request(_request(link, wanted, url, (*self._identity, *fields), follow))
                 trial.is_answered = link.was_tried = True
                 answer = Answer(
                     response,
@@ -491,8 +505,9 @@ class RegistrySource:
             case _:
                 return Failed("status", f"{host} answers {status}, which makes no sense here")
 
-    def _stamp(self, answer: Answer, now: float, link: _Link) -> Stamp:
-        return freshness.stamp(answer.headers, now, cap_s=link.upstream.fresh_s, jitter=self._random.uniform(0.85, 1.15))
+    def _stamp(self, answer: Answer, now: float, link: _Link, page: Page) -> Stamp:
+        cap_s = link.upstream.registry.life_s(page, link.upstream.fresh_s)
+        return freshness.stamp(answer.headers, now, cap_s=cap_s, jitter=self._random.uniform(0.85, 1.15))
 
     def _count_failure(self, link: _Link, kind: Kind, failed: Failed) -> None:
         self._metrics.upstream_failures.labels(link.name, kind, failed.failure.label).inc()
@@ -516,6 +531,7 @@ class _Link:
             "page": upstream.pages_at_once,
             "file": upstream.files_at_once,
             "sidecar": upstream.sidecars_at_once,
+            "relay": upstream.relays_at_once,
         }
         self.gates = {gate: trio.Semaphore(places) for gate, places in at_once.items()}
         self.pool = open_pool(
@@ -531,11 +547,11 @@ class _Link:
 
     def line(self, kind: Kind, url: httpx.URL) -> Line:
         """Whom a request goes to: pages are one line wherever redirects lead, files have one for each host and port."""
-        return self.lines[kind].to("" if kind == "page" else url.netloc.decode("ascii").lower())
+        return self.lines[kind].to(url.netloc.decode("ascii").lower() if kind == "file" else "")
 
     def is_doubtful(self, kind: Kind, line: Line) -> bool:
         """Whether to wait for it only briefly. When a registry's pages cannot be had, its file hosts may well be out of reach too."""
-        return line.breaker.state != "closed" or (kind == "file" and self.lines["page"].state != "closed")
+        return line.breaker.state != "closed" or (kind != "page" and self.lines["page"].state != "closed")
 
     def require_outside(self, url: httpx.URL) -> None:
         """Behind a proxy nobody here sees what a name resolves to, but an address is one: it must be public or configured.
@@ -565,6 +581,7 @@ class _Wanted:
     fields: Headers
     statuses: AbstractSet[int]
     redirects: int
+    content: bytes = b""
 
 
 @dataclass(slots=True)
@@ -631,17 +648,20 @@ def _silent(line: Line, url: httpx.URL, now: float) -> Unavailable:
     return Unavailable(f"{url.host} does not answer", max(1, math.ceil(line.breaker.retry_in_s(now))))
 
 
-def _request(link: _Link, method: str, url: httpx.URL, fields: Headers, trace: object) -> httpcore.Request:
+def _request(link: _Link, wanted: _Wanted, url: httpx.URL, fields: Headers, trace: object) -> httpcore.Request:
     """A request with exactly these fields, ``Host``, and the credentials if it goes to their own place."""
     headers = [("Host", url.netloc.decode("ascii")), *fields]
     if link.authorization is not None and _origin(url) == _origin(link.home):
         headers.append(("Authorization", link.authorization))
+    if wanted.content:
+        headers.append(("Content-Length", str(len(wanted.content))))
     assert all(name.lower() in SENT for name, _ in headers)
     return httpcore.Request(
-        method,
+        wanted.method,
         httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
         # Validators come back in the octets they came in.
         headers=[(name.encode("ascii"), value.encode("latin-1")) for name, value in headers],
+        content=wanted.content or None,
         extensions={"trace": trace},
     )
 

@@ -43,7 +43,7 @@ class Front:
         self.bench = b
         self.hot = HotPages(1 << 20)
         self.mirror = Mirror(
-            [Instance(b.registry, "/pypi/")],
+            [Instance((b.registry,), "/pypi/")],
             b.service,
             Renderings(1 << 20, trio.CapacityLimiter(1)),
             self.hot,

@@ -301,7 +301,7 @@ async def test_a_conditional_request_that_fails_is_repeated_plainly(fault: Reply
         for _ in range(4):
             assert (await at.fetch(Known(etag='"v1"'))).body == b"plain"
         assert ["if-none-match" in asked.fields for asked in at.upstream.asked] == [True, False] * 4
-        assert at.source.statistics() == {"pypi": {"page": "closed", "file": "closed"}}
+        assert at.source.statistics() == {"pypi": {"page": "closed", "file": "closed", "relay": "closed"}}
 
 
 # ---- redirects
@@ -502,7 +502,7 @@ async def test_a_dead_file_host_stops_no_other(at: Bench) -> None:
         with pytest.raises(Unavailable):
             async with at.source.file(WHEEL, dead):
                 pytest.fail("somebody answered")
-    assert at.source.statistics()["pypi"] == {"page": "closed", "file": "open"}
+    assert at.source.statistics()["pypi"] == {"page": "closed", "file": "open", "relay": "closed"}
     labels = {"registry": "pypi", "kind": "file"}
     assert at.metrics.registry.get_sample_value("leeward_breaker_open", labels) == 1
     assert at.source.available("pypi", "file")

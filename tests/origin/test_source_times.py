@@ -51,7 +51,7 @@ async def test_a_silent_upstream_costs_ten_seconds_then_nothing(mock_clock: Mock
 
         for _ in range(3):
             await fail(10)
-        assert at.source.statistics()["pypi"] == {"page": "open", "file": "closed"}
+        assert at.source.statistics()["pypi"] == {"page": "open", "file": "closed", "relay": "closed"}
         with pytest.raises(Unavailable):
             await at.fetch()  # at once: the clock stands still
         mock_clock.jump(6)
@@ -61,7 +61,7 @@ async def test_a_silent_upstream_costs_ten_seconds_then_nothing(mock_clock: Mock
             await at.fetch()
         mock_clock.jump(12)
         await at.fetch()
-        assert at.source.statistics()["pypi"] == {"page": "closed", "file": "closed"}
+        assert at.source.statistics()["pypi"] == {"page": "closed", "file": "closed", "relay": "closed"}
 
 
 class SilentNames(Names):
@@ -254,13 +254,13 @@ async def test_until_the_first_try_ended_nothing_is_waited_for(mock_clock: MockC
         assert not at.source.available("pypi", "file")
         mock_clock.jump(2)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert at.source.statistics()["pypi"] == {"page": "open", "file": "open"}
+        assert at.source.statistics()["pypi"] == {"page": "open", "file": "open", "relay": "closed"}
         assert at.sent("page") == 1
         # Nobody asks, so the prober does; any answer will do.
         mock_clock.jump(8)
         await at.upstream.wait_asked(3)
         await trio.testing.wait_all_tasks_blocked(0.01)
-        assert at.source.statistics()["pypi"] == {"page": "closed", "file": "closed"}
+        assert at.source.statistics()["pypi"] == {"page": "closed", "file": "closed", "relay": "closed"}
         assert at.source.available("pypi", "page")
         assert at.metrics.registry.get_sample_value("leeward_breaker_open", {"registry": "pypi", "kind": "page"}) == 0
         nursery.cancel_scope.cancel()

@@ -1,0 +1,134 @@
+"""Several upstreams at one path: a company's own repository before the public one, releases beside snapshots.
+
+The members stand in a fixed order, that of the settings. A project that some member's ``groups`` claim is asked of those members alone, so
+that nobody can publish a company's names elsewhere and be believed; any other is asked of the members that claim nothing. A page is
+the members' pages made one. A file comes from whoever has delivered it before, else from the first that has it: only a clean
+absence leads to the next member, never an outage.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from email.utils import parsedate_to_datetime
+from fnmatch import fnmatchcase
+
+import trio
+
+from .errors import NotFound
+from .files import Delivery, Files
+from .model import File, Page, Validity
+from .pages import LARGE_BYTES, Pages, PageView
+from .registries import Registry
+
+REMEMBERED = 500
+"""How many merged pages are remembered."""
+
+
+def members_for(members: Sequence[Registry], project: str) -> Sequence[Registry]:
+    """The members that answer for ``project``, in order. A pattern without ``*`` means that name and everything beneath it."""
+    claiming = [member for member in members if any(_covers(pattern, project) for pattern in member.groups)]
+    return claiming or [member for member in members if not member.groups]
+
+
+def _covers(pattern: str, project: str) -> bool:
+    group = project.partition("/")[0]
+    if "*" in pattern:
+        return fnmatchcase(group, pattern) or fnmatchcase(project, pattern)
+    return group == pattern or group.startswith(pattern + ".") or project == pattern
+
+
+class JointValidity(Validity):
+    """Holds for as long as all of its parts do."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: Sequence[Validity]) -> None:
+        self._parts = tuple(parts)
+
+    @property
+    def valid(self) -> bool:  # type: ignore[override]
+        return all(part.valid for part in self._parts)
+
+    @property
+    def fresh_until(self) -> float:  # type: ignore[override]
+        return min(part.fresh_until for part in self._parts)
+
+    def is_of(self, parts: Sequence[Validity]) -> bool:
+        """Whether these very validities are its parts."""
+        return len(parts) == len(self._parts) and all(a is b for a, b in zip(parts, self._parts, strict=True))
+
+
+class Groups:
+    """Pages and files of several instances of one kind, asked together."""
+
+    def __init__(self, pages: Pages, files: Files, threads: trio.CapacityLimiter) -> None:
+        self._pages = pages
+        self._files = files
+        self._threads = threads
+        self._merged: OrderedDict[tuple[str, ...], tuple[JointValidity, PageView]] = OrderedDict()
+
+    async def page(self, members: Sequence[tuple[Registry, Page]], *, insist: bool = False) -> PageView:
+        """The members' pages as one. Raises like ``Pages.page``; ``NotFound`` only if every member says so."""
+        views: list[PageView] = []
+        parts: list[Validity] = []
+        for _, page in members:
+            try:
+                view = await self._pages.page(page, insist=insist)
+            except NotFound:
+                # What is absent may appear: the whole is fresh no longer than that is believed.
+                if (absent := await self._pages.held(page)) is not None:
+                    parts.append(absent.validity)
+                continue
+            views.append(view)
+            parts.append(view.validity)
+        if not views:
+            raise NotFound(f"{members[0][1].project or 'this'} does not exist upstream")
+        if len(members) == 1:
+            return views[0]
+        key = tuple(page.key for _, page in members)
+        worst = max(views, key=lambda view: _BADNESS.index(view.outcome) if view.outcome in _BADNESS else 0)
+        merged = self._merged.get(key)
+        if merged is None or not merged[0].is_of(parts):
+            listings = [view.listing for view in views]
+            merge = members[0][0].merge
+            if sum(len(listing.document) for listing in listings) <= LARGE_BYTES:
+                listing = merge(listings)
+            else:
+                listing = await trio.to_thread.run_sync(merge, listings, limiter=self._threads)
+            validity = JointValidity(parts)
+            newest = max((view.last_modified for view in views if view.last_modified), key=_moment, default=None)
+            first = views[0]
+            view = PageView(listing, first.stamp, validity, first.received_at, None, worst.outcome, worst.cache_status, newest)
+            merged = self._merged[key] = (validity, view)
+            if len(self._merged) > REMEMBERED:
+                self._merged.popitem(last=False)
+        _, view = merged
+        received_at = min(view.received_at for view in views)
+        return PageView(
+            view.listing, view.stamp, view.validity, received_at, None, worst.outcome, worst.cache_status, view.last_modified
+        )
+
+    async def deliver(self, files: Sequence[File], *, hold_s: float) -> Delivery:
+        """The file from the first member that has it. Raises like ``Files.deliver``."""
+        until = trio.current_time() + hold_s
+        for file in files:
+            if await self._files.is_bound(file):
+                return await self._files.deliver(file, hold_s=hold_s)
+        missing = NotFound(f"{files[0].filename} does not exist upstream")
+        for file in files:
+            try:
+                return await self._files.deliver(file, hold_s=max(1.0, until - trio.current_time()))
+            except NotFound as error:
+                missing = error
+        raise missing
+
+
+_BADNESS = ("hit", "collapsed", "miss", "revalidated", "stale")
+
+
+def _moment(value: str) -> float:
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except ValueError:
+        return 0.0
