@@ -191,9 +191,9 @@ class YAMLLines:
     """
 
     _key = r"""("(?:[^"\\\r\n]|\\.)*"|'(?:[^'\r\n]|'')*'|[^\s#?:,\[\]{}&*!|>'"%@`-][^:#\r\n]*?)"""
-    _scalar = r"""("(?:[^"\\\r\n]|\\.)*"|'(?:[^'\r\n]|'')*'|\[[^\[\]{}"'\#\r\n]*\]|\["[^\[\]{}'\#\r\n]*\]|[^\s#].*?|)"""
-    _line = re.compile(_key + r"([ \t]*:)(?:(?:[ \t]+)" + _scalar + r")?(\s*|[ \t]+\#.*)")
-    _item = re.compile(r"([ \t]*)-[ \t]+" + _scalar + r"(\s*|[ \t]+\#.*)")
+    _scalar = r"""("(?:[^"\\\r\n]|\\.)*"|'(?:[^'\r\n]|'')*'|[^\s#].*?|)(\s*|[ \t]+\#.*\s*)"""
+    _line = re.compile(_key + r"([ \t]*:)(?:[ \t]+" + _scalar + r"|\s*)")
+    _item = re.compile(r"([ \t]*)-[ \t]+" + _scalar)
     hash_comments = True
 
     def read(self, text: str) -> Values:
