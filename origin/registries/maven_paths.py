@@ -79,10 +79,15 @@ def read_file(segments: tuple[str, ...]) -> Coordinates | None:
         return None
     rest = rest[len(spelled) :]
     if found := _EXTENSION.fullmatch(rest):
-        return Coordinates(project, version, spelled, "", found[1], ending)
-    if found := _CLASSIFIED.fullmatch(rest):
-        return Coordinates(project, version, spelled, found[1], found[2], ending)
-    return None
+        classifier, extension = "", found[1]
+    elif found := _CLASSIFIED.fullmatch(rest):
+        classifier, extension = found[1], found[2]
+    else:
+        return None
+    # What is left of an ending on an ending: nobody signs a signature's signature, or sums up a sum.
+    if extension.rpartition(".")[2] in ("asc", *CHECKSUMS):
+        return None
+    return Coordinates(project, version, spelled, classifier, extension, ending)
 
 
 def _spelled(version: str, rest: str) -> str | None:
