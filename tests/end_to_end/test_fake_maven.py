@@ -12,6 +12,7 @@ import pytest
 
 from tests import jvm
 from tests.fakes.maven import FakeMaven
+from tests.gradle_like import GRADLE_LIKE, GradleLike
 from tests.harness import Reply, ask
 from tests.jars import Component, Jars, SigningKey
 from tests.jvm import COURSIER, GRADLE, IMPLIED, JVM_CLIENTS, MAVEN_4, MAVEN_38, MAVEN_39, MAVENS, JvmClient, JvmWorkspace, Maven
@@ -249,7 +250,7 @@ def test_signatures_verify_with_the_public_key_alone(jars: Jars, tmp_path: Path)
 # ---- the clients -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("client", JVM_CLIENTS, ids=lambda client: client.name)
+@pytest.mark.parametrize("client", [*JVM_CLIENTS, GRADLE_LIKE], ids=lambda client: client.name)
 def test_every_client_resolves_from_the_fake_alone(client: JvmClient, tree: FakeMaven, jars: Jars, tmp_path: Path) -> None:
     resolution = client.resolve(JvmWorkspace(tmp_path), tree.url, ["org.example:lib:1.0", "com.example.other:tool:0.1"])
     assert resolution.succeeded, resolution.output
@@ -314,15 +315,74 @@ def test_maven_takes_the_newest_snapshot(tree: FakeMaven, jars: Jars, tmp_path: 
     assert resolution.files["org.example:snap:1-20240101.120002-2"].read_bytes() == new.jar.content
 
 
-def test_gradle_asks_with_head_before_it_fetches_again(tree: FakeMaven, jars: Jars, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("client", [GRADLE, GRADLE_LIKE], ids=lambda client: client.name)
+def test_gradle_asks_with_head_before_it_fetches_again(client: JvmClient, tree: FakeMaven, jars: Jars, tmp_path: Path) -> None:
+    """Ours asks for the very same as the real one."""
     coordinate = "org.example:snap:1-SNAPSHOT"
     tree.publish(jars.component(coordinate, stamp=("20240101.120001", 1)))
     workspace = JvmWorkspace(tmp_path)
-    assert GRADLE.resolve(workspace, tree.snapshots_url, [coordinate]).resolved == [coordinate]
-    assert {seen.method for seen in tree.seen()} == {"GET"}
+    assert client.resolve(workspace, tree.snapshots_url, [coordinate]).resolved == [coordinate]
+    assert [(seen.method, seen.kind) for seen in tree.seen()] == [("GET", "metadata"), ("GET", "pom"), ("GET", "jar")]
     tree.forget()
-    assert GRADLE.resolve(workspace, tree.snapshots_url, [coordinate]).succeeded
+    assert client.resolve(workspace, tree.snapshots_url, [coordinate]).succeeded
     assert [(seen.method, seen.kind) for seen in tree.seen()] == [("HEAD", "metadata"), ("HEAD", "pom"), ("HEAD", "jar")]
+    tree.publish(jars.component(coordinate, stamp=("20240101.120002", 2), seed="new"))
+    tree.forget()
+    assert client.resolve(workspace, tree.snapshots_url, [coordinate]).succeeded
+    told = [("HEAD", "metadata"), ("GET", "metadata"), ("HEAD", "pom"), ("GET", "pom"), ("HEAD", "jar"), ("GET", "jar")]
+    assert [(seen.method, seen.kind) for seen in tree.seen()] == told
+
+
+@pytest.mark.parametrize("client", [GRADLE, GRADLE_LIKE], ids=lambda client: client.name)
+def test_gradle_looks_for_the_jar_beside_a_pom_that_has_none(
+    client: JvmClient, tree: FakeMaven, jars: Jars, tmp_path: Path
+) -> None:
+    tree.publish(jars.component("org.example:all:1.0", packaging="pom", requires=["org.example:core:1.0"]))
+    workspace = JvmWorkspace(tmp_path)
+    assert client.resolve(workspace, tree.url, ["org.example:all:1.0"]).resolved == ["org.example:core:1.0"]
+    assert [seen.path for seen in tree.seen() if seen.method == "HEAD"] == ["/maven2/org/example/all/1.0/all-1.0.jar"]
+    tree.forget()
+    assert client.resolve(workspace, tree.url, ["org.example:all:1.0"]).succeeded
+    assert tree.seen() == []
+
+
+def test_the_marker_leads_to_the_module_file(tree: FakeMaven, jars: Jars, tmp_path: Path) -> None:
+    marked = jars.component("org.example:marked:1.0", module=True, requires=["org.example:core:1.0"])
+    tree.publish(marked)
+    resolution = GRADLE_LIKE.resolve(JvmWorkspace(tmp_path / "1"), tree.url, ["org.example:marked:1.0"])
+    assert resolution.resolved == ["org.example:core:1.0", "org.example:marked:1.0"]
+    asked = [seen.kind for seen in tree.seen(path="*/marked-1.0*")]
+    assert asked == ["pom", "module", "jar"]
+    tree.forget()
+    other = GradleLike(module_first=True, signatures=True)
+    assert other.resolve(JvmWorkspace(tmp_path / "2"), tree.url, ["org.example:marked:1.0"]).succeeded
+    assert [seen.kind for seen in tree.seen(path="*/marked-1.0*")] == ["module", "signature", "jar", "signature"]
+    assert [(seen.kind, seen.status) for seen in tree.seen(path="*/core-1.0.*")][:3] == [
+        ("module", 404),
+        ("pom", 200),
+        ("signature", 404),
+    ]
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (429, 3), (503, 3)])
+def test_a_failure_disables_the_repository_for_the_rest_of_the_build(
+    status: int, attempts: int, tree: FakeMaven, tmp_path: Path
+) -> None:
+    body = '{"title": "Refused", "detail": "core is refused: too old"}'
+    tree.misbehave("*/core-1.5.jar", status=status, body=body, media_type="application/problem+json")
+    resolution = GRADLE_LIKE.resolve(JvmWorkspace(tmp_path), tree.url, ["org.example:core:1.5", "org.example:lib:1.0"])
+    assert not resolution.succeeded
+    assert f"Received status code {status} from server: core is refused: too old" in resolution.output
+    assert tree.count(path="*/core-1.5.jar") == attempts
+    assert tree.count(path="*/lib-1.0.jar") == 0
+
+
+def test_what_was_nowhere_is_looked_for_again(maven: FakeMaven, jars: Jars, tmp_path: Path) -> None:
+    workspace = JvmWorkspace(tmp_path)
+    assert "Could not find org.example:core:1.0" in GRADLE_LIKE.resolve(workspace, maven.url, ["org.example:core:1.0"]).output
+    maven.publish(jars.component("org.example:core:1.0"))
+    assert GRADLE_LIKE.resolve(workspace, maven.url, ["org.example:core:1.0"]).succeeded
 
 
 def test_coursier_checks_what_it_is_given(tree: FakeMaven, tmp_path: Path) -> None:
