@@ -1,18 +1,22 @@
 """A kind of registry that exists nowhere: the least that keeps the contract, and unlike PyPI wherever the contract leaves a choice.
 
 A page is text: ``toy <project> <serial>``, then for each file ``<version> <filename> <size> <SHA-256> <url>``, then ``end``. What policy
-forbids is struck off, there are no sidecars, links carry the version, and only plain numbers are versions.
+forbids is struck off, there are no sidecars, links carry the version, and only plain numbers are versions. ``count/<project>`` is a view
+of the page: how many files it lists. A poll (``POST ask``) is relayed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+
+from msgspec.structs import replace as replaced
 
 from origin import targets
 from origin.errors import NotFound
-from origin.model import Allow, Digest, Entry, File, Headers, Listing, Page, Resource, Verdict
+from origin.model import STRONG, Allow, Digest, Entry, File, Headers, Listing, Page, Relay, Resource, Verdict
+from origin.registries import Judge
 
 MEDIA_TYPE = "text/toy"
 
@@ -28,6 +32,10 @@ class Toy:
     """One instance. ``upstream`` ends in ``/``."""
 
     kind = "toy"
+    hold_s = 5.0
+    identity = "sha256"
+    proofs = STRONG
+    groups: tuple[str, ...] = ()
 
     def __init__(self, name: str, upstream: str) -> None:
         self.name = name
@@ -35,15 +43,32 @@ class Toy:
 
     def resource(self, method: str, target: str) -> Resource | None:
         asked = targets.parse(target)
+        if method == "POST" and asked.segments == ("ask",):
+            return Relay(self.name, "POST", "ask")
         if method not in ("GET", "HEAD"):
             return None
         match asked.segments:
+            case ("count", project) if _is_name(project):
+                return Page(self.name, project, "count")
             case ("list", project) if _is_name(project):
                 return Page(self.name, project)
             case ("files", project, version, filename) if _is_name(project) and _VERSION.fullmatch(version):
                 return File(self.name, project, version, filename, "/".join(asked.segments))
             case _:
                 return None
+
+    def stray(self, target: str, path: str) -> str | None:
+        try:
+            meant = self.resource("GET", target[1:])
+        except ValueError:
+            return None
+        return target[1:] if path != "/" and isinstance(meant, File) else None
+
+    def insists(self, cache_control: str, target: str) -> bool:
+        return target.endswith("?now")
+
+    def basis(self, page: Page) -> Page:
+        return replaced(page, view="") if page.view == "count" else page
 
     def guesses(self, file: File) -> Iterable[File]:
         return ()
@@ -57,8 +82,14 @@ class Toy:
     def subject(self, file: File) -> File:
         return file
 
-    def listing_page(self, file: File) -> Page:
+    def checksum(self, file: File) -> str:
+        return ""
+
+    def listing_page(self, file: File) -> Page | None:
         return Page(self.name, file.project)
+
+    def life_s(self, page: Page, fresh_s: float) -> float:
+        return fresh_s
 
     def locate(self, resource: Page | File, listing: Listing | None) -> str:
         if isinstance(resource, Page):
@@ -77,6 +108,18 @@ class Toy:
     def expected(self, file: File, listing: Listing | None) -> Entry | None:
         entry = listing.entries.get(file.filename) if listing else None
         return entry if entry is not None and entry.file == file else None
+
+    def evidence(self, resource: Page | File) -> tuple[File, ...]:
+        return ()
+
+    def vouched(self, resource: Page | File, evidence: Mapping[str, bytes]) -> tuple[Digest, ...]:
+        return ()
+
+    def signature(self, file: File) -> File | None:
+        return None
+
+    def check(self, file: File, entry: Entry | None, content: str, signature: bytes | None) -> str:
+        return ""
 
     def read(self, page: Page, body: bytes, media_type: str, url: str) -> Listing:
         if media_type != MEDIA_TYPE:
@@ -105,11 +148,31 @@ class Toy:
     def enrich(self, listing: Listing, sidecars: Mapping[str, Digest]) -> Listing:
         return listing
 
-    def write(self, listing: Listing, media_type: str, base: str | None) -> bytes:
+    def write(self, listing: Listing, media_type: str, base: str | None, view: str | None = None) -> bytes:
+        if view == "count":
+            return str(len(listing.entries)).encode()
         return listing.document if base is None else _document(listing, listing.entries, base)
 
-    def headers(self, listing: Listing) -> Headers:
+    def merge(self, listings: Sequence[Listing]) -> Listing:
+        first = listings[0]
+        entries = {name: entry for listing in reversed(listings) for name, entry in listing.entries.items()}
+        return _rewritten(first, entries)
+
+    def headers(self, listing: Listing, body: bytes = b"", last_modified: str | None = None, note: str = "") -> Headers:
         return (("x-toy-serial", str(listing.serial)),)
+
+    def file_headers(self, file: File, digests: Sequence[Digest], last_modified: str | None) -> Headers:
+        sha256 = next(digest.value for digest in digests if digest.algorithm == "sha256")
+        return (("Content-Type", "application/octet-stream"), ("ETag", f'"sha256-{sha256}"'))
+
+    def forward(self, relay: Relay) -> Headers | None:
+        return (("accept", MEDIA_TYPE),)
+
+    def relayed(self, relay: Relay, body: bytes, judge: Judge) -> bytes:
+        return body
+
+    def relay_life_s(self, relay: Relay) -> float:
+        return 0.0
 
     def amend(self, listing: Listing, keep: Mapping[str, Entry]) -> Listing:
         return _rewritten(listing, {**listing.entries, **keep})

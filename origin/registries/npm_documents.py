@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import unquote, urljoin
+from urllib.parse import unquote, urljoin, urlsplit
 
 import msgspec
 
@@ -38,13 +38,25 @@ ABBREVIATED_MEMBERS = frozenset(
 )
 """What of a manifest the abbreviated form has."""
 
+_RESTRICTED_MEMBERS = ("name", "version", "engines", "os", "cpu", "libc", "deprecated")
+"""What npm looks at of a version that it may not have."""
+
 _INSTALL_SCRIPTS = ("preinstall", "install", "postinstall")
 _STRENGTH = {algorithm: rank for rank, algorithm in enumerate(("sha512", "sha384", "sha256", "sha1", "md5"))}
 _SRI = re.compile(r"(sha512|sha384|sha256|sha1|md5)-([A-Za-z0-9+/]+={0,2})(?:\?\S*)?", re.ASCII)
 _URL = re.compile(r"(https?://[A-Za-z0-9._:\[\]-]+(/[!$-;=@-\[\]-~]*)(?:\?[!$-;=?-\[\]-~]*)?)(?:#\S*)?", re.IGNORECASE)
+# Each escape in a text, so that none is taken for part of another; in the group what is half of a surrogate pair.
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
+)
 _ABSOLUTE = ("https://", "http://")
 _DOTS = frozenset({".", "..", "%2e", "%2e%2e", ".%2e", "%2e."})
-_WRITE_BYTES = 256 * 1024
+_PIECE_BYTES = 256 * 1024
+"""How much is handled in one call, where there is a choice."""
+
+_LARGE_BYTES = 4 << 20
+_ROOM_BYTES = 33 << 20
+"""Beyond what C libraries take from their own heap, which they would have to clear or to copy."""
 
 _RAW = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TEXTS = msgspec.json.Decoder(dict[str, Any])
@@ -52,25 +64,17 @@ _ANY = msgspec.json.Decoder()
 _ENCODE = msgspec.json.Encoder().encode
 
 
-class _Version(msgspec.Struct, gc=False):
-    """A manifest. Loosely typed: what is wrong in one version must not cost the page."""
-
-    dist: msgspec.Raw = msgspec.Raw(b"null")
-
-
 class _Dist(msgspec.Struct, gc=False):
+    """Where a version is and what it hashes to. Loosely typed: what is wrong in one version must not cost the page."""
+
     tarball: Any = None
     integrity: Any = None
     shasum: Any = None
 
 
-class _Condition(msgspec.Struct, gc=False):
-    deprecated: Any = None
-
-
 class _Restrictions(msgspec.Struct, gc=False):
     message: Any = None
-    versions: msgspec.Raw = msgspec.Raw(b"null")
+    versions: dict[str, msgspec.Raw] = {}
 
 
 class _Found(msgspec.Struct, gc=False):
@@ -82,9 +86,8 @@ class _SearchResult(msgspec.Struct, gc=False):
     package: _Found
 
 
-_VERSION = msgspec.json.Decoder(_Version)
 _DIST = msgspec.json.Decoder(_Dist)
-_CONDITION = msgspec.json.Decoder(_Condition)
+_RESTRICTIONS = msgspec.json.Decoder(_Restrictions)
 _SEARCH_RESULT = msgspec.json.Decoder(_SearchResult)
 
 type Locator = Callable[[str], File | None]
@@ -118,9 +121,11 @@ def read_packument(page: Page, body: bytes, url: str, root: str, locate: Locator
     """
     members, inner = slices.places(body, {"versions", "time"})
     view = memoryview(body)
+    mended: dict[str, bytes | memoryview] = {}
     for key, (start, stop) in members.items():
-        if key not in inner:
-            _require_json(view[start:stop])
+        sound = _sound(view[start:stop]) if key not in inner else None
+        if sound is not None:
+            mended[key] = sound
     name = _decoded(view, members.get("name"))
     if name != page.project:
         raise ValueError(f"a document of {str(name)[:64]!r}, not of {page.project!r}")
@@ -131,22 +136,28 @@ def read_packument(page: Page, body: bytes, url: str, root: str, locate: Locator
         _require_json(view[place[0] : place[1]])
     versions = inner.get("versions", {})
     reader = _Reader(page, url, root, locate, versions.keys())
-    absolute: dict[str, bytes] = {}
+    edited: dict[str, bytes] = {}
     for version, (start, stop) in versions.items():
-        raw = view[start:stop]
+        sound = _sound(view[start:stop])
+        if sound is not None:
+            edited[version] = sound
+        raw = sound or view[start:stop]
         dist = _dist_of(raw, version)
         resolved = reader.add(version, dist, _when(view, times.get(version)))
         if resolved is not None:
-            absolute[version] = _edited(raw, {"dist": msgspec.Raw(_edited(dist, {"tarball": resolved}))})
+            edited[version] = _edited(raw, {"dist": msgspec.Raw(_edited(dist, {"tarball": resolved}))})
     modified = _when(view, times.get("modified")) or _moment(_decoded(view, members.get("modified"))) or 0.0
     listing = Packument(page, reader.entries, body, members=members, versions=versions, modified=modified)
     without = {"error"} if isinstance(_decoded(view, members.get("error")), str) else set()
-    if not absolute and not without:
-        return listing
-    # A text as ``error`` means failure to some clients, whatever stands beside it. And stored documents are read again without
-    # knowing where they came from.
-    pieces = ((version, absolute.get(version) or view[start:stop]) for version, (start, stop) in versions.items())
-    return _relocated(listing, _composed(listing, pieces, {}, without))
+    if edited or mended or without:
+        # A text as ``error`` means failure to some clients, whatever stands beside it. And stored documents are read again without
+        # knowing where they came from.
+        pieces = ((version, edited.get(version) or view[start:stop]) for version, (start, stop) in versions.items())
+        listing = _relocated(listing, _composed(listing, pieces, mended, without))
+    # What is edited later must not fail then.
+    tags_of(listing)
+    _restrictions_of(listing)
+    return listing
 
 
 class _Reader:
@@ -165,8 +176,9 @@ class _Reader:
     def add(self, version: str, raw: bytes, published: float | None) -> str | None:
         """Add an entry, if there is a usable tarball. Returns the absolute URL where upstream's link is a relative one."""
         try:
+            _RAW.decode(raw)
             dist = _DIST.decode(raw)
-        except msgspec.ValidationError:
+        except msgspec.DecodeError:
             return None
         if not isinstance(dist.tarball, str):
             return None
@@ -175,6 +187,10 @@ class _Reader:
         if found is None or conventional is None or _DOTS & {*found[2].lower().split("/")}:
             return None
         url = found[1]
+        try:
+            urlsplit(url)
+        except ValueError:
+            return None
         file = self._file(version, conventional, found[2])
         if file.filename not in self.entries:
             if not dist.tarball.startswith(_ABSOLUTE):
@@ -199,15 +215,33 @@ class _Reader:
 
 def _require_json(raw: memoryview) -> None:
     """Raise ``ValueError`` for what is no JSON value in UTF-8."""
+    if len(raw) > _PIECE_BYTES and raw[0] == ord("{"):
+        text = bytes(raw)
+        for start, stop in slices.places(text)[0].values():
+            _require_json(memoryview(text)[start:stop])
+        return
     str(raw, "utf-8")
     msgspec.json.decode(raw, type=msgspec.Raw)
 
 
-def _dist_of(raw: memoryview, version: str) -> bytes:
-    """A manifest's ``dist``. Raises ``ValueError`` for a manifest that is no JSON object."""
-    str(raw, "utf-8")
+def _sound(raw: memoryview) -> bytes | None:
+    """What to keep instead of ``raw``: None if it is sound JSON, else what mends it. Raises ``ValueError`` if nothing does.
+
+    READMEs and descriptions are cut to length upstream, some in the middle of a surrogate pair. JavaScript reads on; nobody else does.
+    """
     try:
-        return bytes(_VERSION.decode(raw).dist)
+        _require_json(raw)
+    except msgspec.DecodeError:
+        mended = _ESCAPE.sub(lambda found: found[0] if found[1] is None else b"\\ufffd", raw)
+        _require_json(memoryview(mended))
+        return mended
+    return None
+
+
+def _dist_of(raw: bytes | memoryview, version: str) -> bytes:
+    """A manifest's ``dist``. Raises ``ValueError`` for a manifest that is no JSON object."""
+    try:
+        return bytes(_RAW.decode(raw).get("dist", b"null"))
     except msgspec.ValidationError:
         raise ValueError(f"version {version[:64]!r} is no manifest") from None
 
@@ -276,7 +310,8 @@ def _composed(
 ) -> bytes:
     """The listing's document with other versions and some members changed or added, each in its old place."""
     view = memoryview(listing.document)
-    out = _Writer()
+    # Links may be longer than upstream's.
+    out = _Writer(len(view) + 128 * len(listing.versions) + sum(map(len, changes.values())))
     out.write(b"{")
     comma = b""
     for key, (start, stop) in listing.members.items():
@@ -298,14 +333,18 @@ def _composed(
 
 
 class _Writer:
-    """Grows a document piece by piece, and hands it over without a copy; one join of 50 MB would hold the interpreter for 20 ms."""
+    """Writes a document piece by piece into room for ``size_bytes``, more if need be, and hands it over without a copy.
 
-    def __init__(self) -> None:
-        self._out = io.BytesIO()
+    A join of 60 MB, or a buffer that grows towards that, holds the interpreter for 30 ms at a time. Room that large is given by the
+    system page by page, as it is written to, and what is left of it goes back at once.
+    """
+
+    def __init__(self, size_bytes: int = 0) -> None:
+        self._out = io.BytesIO(bytes(max(size_bytes, _ROOM_BYTES))) if size_bytes > _LARGE_BYTES else io.BytesIO()
 
     def write(self, piece: bytes | memoryview) -> None:
-        for start in range(0, len(piece), _WRITE_BYTES):
-            self._out.write(piece[start : start + _WRITE_BYTES] if len(piece) > _WRITE_BYTES else piece)
+        for start in range(0, len(piece), _PIECE_BYTES):
+            self._out.write(piece[start : start + _PIECE_BYTES] if len(piece) > _PIECE_BYTES else piece)
 
     def write_object(self, members: Iterable[tuple[str, bytes | memoryview]]) -> None:
         comma = b"{"
@@ -316,6 +355,7 @@ class _Writer:
         self._out.write(b"}" if comma == b"," else b"{}")
 
     def done(self) -> bytes:
+        self._out.truncate()
         return self._out.getvalue()
 
 
@@ -325,7 +365,7 @@ def _relocated(listing: Packument, document: bytes) -> Packument:
     return replace(listing, document=document, members=members, versions=inner.get("versions", {}))
 
 
-def _edited(raw: bytes | memoryview, changes: Mapping[str, Any]) -> bytes:
+def _edited(raw: bytes | memoryview | msgspec.Raw, changes: Mapping[str, Any]) -> bytes:
     """The JSON object ``raw`` with some members set; the others keep their bytes."""
     members = _RAW.decode(raw)
     for key, value in changes.items():
@@ -360,7 +400,7 @@ def restrict_packument(listing: Packument, verdicts: Mapping[str, Verdict]) -> P
         out.write_object((key, time[start:stop]) for key, (start, stop) in slices.places(time)[0].items() if key not in removed)
         changes["time"] = out.done()
     tags = tags_of(listing)
-    if any(version in removed for version in tags.values()):
+    if any(isinstance(version, str) and version in removed for version in tags.values()):
         changes["dist-tags"] = _ENCODE(_repaired(listing, tags, removed))
     kept = ((version, raw) for version, raw in _manifests(listing) if version not in removed)
     restricted = _relocated(listing, _composed(listing, kept, changes))
@@ -376,7 +416,7 @@ def _repaired(listing: Packument, tags: Mapping[str, Any], removed: Collection[s
     """The tags without those that point at removed versions; ``latest`` points at what takes its place, if anything can."""
     repaired: dict[str, Any] = {}
     for tag, version in tags.items():
-        if version not in removed:
+        if not isinstance(version, str) or version not in removed:
             repaired[tag] = version
         elif tag == "latest":
             successor = _successor(listing, version, removed)
@@ -413,7 +453,12 @@ def _successor(listing: Packument, gone: str, removed: Collection[str]) -> str |
 
 def _is_deprecated(listing: Packument, version: str) -> bool:
     start, stop = listing.versions[version]
-    return bool(_CONDITION.decode(memoryview(listing.document)[start:stop]).deprecated)
+    return _says_something(_RAW.decode(memoryview(listing.document)[start:stop]).get("deprecated"))
+
+
+def _says_something(raw: msgspec.Raw | None) -> bool:
+    """Whether a member is there and not empty. Texts are not decoded: some hold halves of characters, which is nothing to fail over."""
+    return raw is not None and bytes(raw) not in (b"null", b"false", b'""')
 
 
 def _restrictions(listing: Packument, removed: Mapping[str, Verdict]) -> bytes:
@@ -421,21 +466,17 @@ def _restrictions(listing: Packument, removed: Mapping[str, Verdict]) -> bytes:
 
     The manifests tell what such a version is, and not where its tarball would be.
     """
-    message, manifests = explained(listing.page.project, removed), {}
-    raw = listing.raw("policyRestrictions")
-    if raw is not None and raw[:1] == b"{":
+    earlier = _restrictions_of(listing)
+    message = explained(listing.page.project, removed)
+    if isinstance(earlier.message, str) and earlier.message:
         # Judged again, or judged by upstream already.
-        earlier = msgspec.json.decode(raw, type=_Restrictions)
-        if isinstance(earlier.message, str) and earlier.message:
-            message = f"{earlier.message}\n{message}"
-        if bytes(earlier.versions)[:1] == b"{":
-            manifests.update(_RAW.decode(earlier.versions))
+        message = f"{earlier.message}\n{message}"
+    manifests = dict(earlier.versions)
     view = memoryview(listing.document)
     for version in removed:
         start, stop = listing.versions[version]
-        members = _abbreviated(view[start:stop])
-        members.pop("dist", None)
-        manifests[version] = msgspec.Raw(_ENCODE(members))
+        members = _RAW.decode(view[start:stop])
+        manifests[version] = msgspec.Raw(_ENCODE({key: members[key] for key in _RESTRICTED_MEMBERS if key in members}))
     out = _Writer()
     out.write(b'{"message":' + _ENCODE(message) + b',"versions":')
     out.write_object((version, bytes(manifest)) for version, manifest in manifests.items())
@@ -443,11 +484,19 @@ def _restrictions(listing: Packument, removed: Mapping[str, Verdict]) -> bytes:
     return out.done()
 
 
+def _restrictions_of(listing: Packument) -> _Restrictions:
+    raw = listing.raw("policyRestrictions")
+    return _Restrictions() if raw is None or raw == b"null" else _RESTRICTIONS.decode(raw)
+
+
 def reason_of(verdict: Verdict) -> str:
     """The sentence for whoever asked for a refused version; for a quarantine it names the time when that ends."""
     reason = " ".join(verdict.reason.split()) if isinstance(verdict, Hold | Refuse) else ""
     reason = reason or "refused by policy"
-    return f"{reason} (until {_stamped(verdict.until)})" if isinstance(verdict, Hold) else reason
+    if isinstance(verdict, Hold):
+        with suppress(ValueError, OverflowError):
+            reason += f" (until {_stamped(verdict.until)})"
+    return reason
 
 
 def explained(project: str, removed: Mapping[str, Verdict]) -> str:
@@ -548,7 +597,6 @@ class _Links:
 
     def __init__(self, listing: Packument, base: str | None) -> None:
         self._base = base
-        self._project = listing.page.project
         self._paths = {entry.file.version: entry.file.path for entry in listing.entries.values()} if base is not None else {}
 
     def rewritten(self, version: str, raw: memoryview) -> bytes:
@@ -560,22 +608,25 @@ class _Links:
         return _ENCODE(members)
 
     def rewritten_dist(self, version: str, raw: msgspec.Raw | None) -> msgspec.Raw | None:
-        """``dist`` with its link changed; None if it has none."""
+        """``dist`` with its link changed; None to leave it as it is."""
         if self._base is None or raw is None or bytes(raw)[:1] != b"{":
             return None
-        dist = _RAW.decode(raw)
-        if "tarball" not in dist:
-            return None
-        # What is not listed leads nowhere: upstream's own link would lead around us.
-        path = self._paths.get(version) or f"{self._project}/-/{names.basename(self._project)}-{version.replace('/', '-')}.tgz"
-        dist["tarball"] = msgspec.Raw(_ENCODE(self._base + names.in_url(path)))
+        path = self._paths.get(version)
+        if path is not None:
+            return msgspec.Raw(_edited(raw, {"tarball": self._base + names.in_url(path)}))
+        # What is not listed has no link: upstream's own would lead around us.
+        try:
+            dist = _RAW.decode(raw)
+        except msgspec.DecodeError:
+            dist = {}
+        dist.pop("tarball", None)
         return msgspec.Raw(_ENCODE(dist))
 
 
 def write_abbreviated(listing: Packument, base: str | None) -> bytes:
     """The form that clients install from: ``name``, ``modified``, ``dist-tags``, ``versions``, and what policy has to say."""
     links = _Links(listing, base)
-    out = _Writer()
+    out = _Writer(len(listing.document))
     out.write(b'{"name":' + _ENCODE(listing.page.project))
     if listing.restricted_at > listing.modified:
         out.write(b',"modified":' + _ENCODE(_stamped(listing.restricted_at)))
@@ -620,11 +671,11 @@ def _abbreviated(raw: memoryview) -> dict[str, msgspec.Raw]:
 def _has_install_script(members: Mapping[str, msgspec.Raw]) -> bool:
     if any(bytes(members[key]) == b"true" for key in ("hasInstallScript", "gypfile") if key in members):
         return True
-    raw = members.get("scripts")
-    if raw is None or bytes(raw)[:1] != b"{":
+    try:
+        scripts = _RAW.decode(members.get("scripts", b"{}"))
+    except msgspec.DecodeError:
         return False
-    scripts = _TEXTS.decode(raw)
-    return any(scripts.get(key) for key in _INSTALL_SCRIPTS)
+    return any(_says_something(scripts.get(key)) for key in _INSTALL_SCRIPTS)
 
 
 def write_manifest(listing: Packument, wanted: str, base: str | None) -> bytes:
@@ -660,7 +711,7 @@ def require_list(body: bytes, member: str) -> None:
 def require_object(body: bytes) -> None:
     """Raise ``ValueError`` unless ``body`` is a JSON object."""
     for start, stop in slices.places(body)[0].values():
-        _require_json(memoryview(body)[start:stop])
+        _sound(memoryview(body)[start:stop])
 
 
 def filter_search(body: bytes, allowed: Callable[[str, str], bool]) -> bytes:
@@ -672,9 +723,8 @@ def filter_search(body: bytes, allowed: Callable[[str, str], bool]) -> bytes:
         _require_json(memoryview(raw))
     kept = []
     for raw in split["objects"]:
-        str(raw, "utf-8")
         try:
-            found = _SEARCH_RESULT.decode(raw).package
+            found = _SEARCH_RESULT.decode(_sound(memoryview(raw)) or raw).package
         except msgspec.ValidationError:
             continue
         if allowed(found.name, found.version):

@@ -24,8 +24,11 @@ _NAME = re.compile(rf"(?![._-]){_WORD}|@(?!\.){_WORD}/(?!\.|-$){_WORD}")
 _FORBIDDEN = frozenset({"node_modules", "favicon.ico", "robots.txt"})
 
 _NUMBER = r"([0-9]{1,16})"
-_IDENTIFIERS = r"([0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*)"
-_VERSION = re.compile(rf"[v=\s]*{_NUMBER}(?:\.{_NUMBER})?(?:\.{_NUMBER})?(?:-?{_IDENTIFIERS})?(?:\+{_IDENTIFIERS})?\s*", re.ASCII)
+_IDENTIFIERS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
+_VERSION = re.compile(
+    rf"[v=\s]*{_NUMBER}(?:\.{_NUMBER})?(?:\.{_NUMBER})?(?:-({_IDENTIFIERS})|([A-Za-z]{_IDENTIFIERS}|[A-Za-z]))?(?:\+{_IDENTIFIERS})?\s*",
+    re.ASCII,
+)
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._+!~*'()@/-]*")
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\\/\ud800-\udfff]|%[0-9A-Fa-f]{2}")
 
@@ -61,7 +64,7 @@ def basename(name: str) -> str:
 def conventional(name: str, version: str) -> str | None:
     """The tarball's file name as the registry itself gives it, ``<basename>-<version>.tgz``; None where that is no file name."""
     filename = f"{basename(name)}-{version}.tgz"
-    return None if _UNFIT.search(filename) or len(filename.encode()) > 255 or not version else filename
+    return None if _UNFIT.search(filename) or len(filename.encode()) > 255 or version in ("", ".", "..") else filename
 
 
 def version_in(name: str, filename: str) -> str:
@@ -91,7 +94,8 @@ def version_key(text: str) -> Key | None:
     found = _VERSION.fullmatch(text) if len(text) <= LIMIT_VERSION else None
     if found is None:
         return None
-    major, minor, patch, before, _ = found.groups()
+    major, minor, patch, hyphened, bare = found.groups()
+    before = hyphened or bare
     identifiers = tuple(
         (0, int(part), "") if part.isdigit() else (1, 0, part) for part in (before.split(".") if before is not None else ())
     )

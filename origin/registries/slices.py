@@ -97,7 +97,7 @@ def places(text: bytes, within: Container[str] = ()) -> tuple[dict[str, Place], 
             stop = _walk(text, start, place_inside)
             inner[key] = members
         else:
-            stop = _deep_end(text, start)
+            stop = _stepwise_end(text, start)
         found[key] = (start, stop)
         return stop
 
@@ -123,6 +123,14 @@ def _deep_end(text: bytes, start: int) -> int:
     """Where the value at ``start`` ends: in one step, or level by level if it nests deeper than the expression reaches."""
     found = _VALUE.match(text, start)
     return found.end() if found else _end(text, start, DEEPER)
+
+
+def _stepwise_end(text: bytes, start: int) -> int:
+    """The same in small steps, for a value that may be megabytes long."""
+    try:
+        return _end(text, start, levels=2)
+    except ValueError:
+        return _end(text, start, DEEPER)
 
 
 def put_together(plain: Mapping[str, bytes], split: Mapping[str, Sequence[bytes]]) -> bytes:

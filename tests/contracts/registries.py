@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from origin.errors import NotFound
-from origin.model import ALLOW, Digest, Entry, File, Hold, Listing, Local, Page, Refuse, Relay, Verdict
+from origin.model import ALGORITHMS, ALLOW, STRONG, Digest, Entry, File, Hold, Listing, Local, Page, Refuse, Relay, Verdict
 from origin.registries import Registry
 
 
@@ -52,8 +52,9 @@ class Arena:
     """One configured instance and what there is to know of its kind.
 
     ``look(document, media_type)`` reads a written page as a client does, by file name. ``sidecars`` are the endings of what stands beside
-    a file. ``targets`` mean a page or file each. ``ascending`` are versions in order, ``equal`` pairs that are the same to the order,
-    ``unordered`` texts that are no version. ``spellings`` maps a project's spellings to the one, ``nameless`` are no names.
+    a file. ``targets`` mean a page or file each, ``views`` each a view of one of the samples, ``relays`` (method, target) what is relayed.
+    ``ascending`` are versions in order, ``equal`` pairs that are the same to the order, ``unordered`` texts that are no version.
+    ``spellings`` maps a project's spellings to the one, ``nameless`` are no names.
     """
 
     registry: Registry
@@ -66,6 +67,8 @@ class Arena:
     unordered: tuple[str, ...]
     spellings: Mapping[str, str]
     nameless: tuple[str, ...]
+    views: tuple[str, ...] = ()
+    relays: tuple[tuple[str, str], ...] = ()
     base: str = "http://edge.test:8080/some/where/"
 
     def read(self, sample: Sample) -> Listing:
@@ -241,6 +244,8 @@ class RegistryContract:
                 require_plain(meant.view)
                 assert not meant.project or registry.normalise(meant.project) == meant.project
                 assert registry.variants(meant)
+                assert registry.basis(registry.basis(meant)) == registry.basis(meant)
+                assert registry.life_s(meant, 60.0) >= 60.0
                 url = registry.locate(meant, None)
                 require_address(url)
                 assert urlsplit(url).netloc == urlsplit(registry.upstream).netloc
@@ -263,6 +268,38 @@ class RegistryContract:
                 assert not parts.scheme and not parts.netloc
             case _:
                 assert meant is None or isinstance(meant, Relay)
+
+    @LAW
+    @given(st.data(), st.sampled_from(["/", "/lost/", "/some/path/"]))
+    def test_a_stray_is_a_file_that_is_asked_for_elsewhere(self, arena: Arena, data: st.DataObject, path: str) -> None:
+        registry = arena.registry
+        target = data.draw(asked(arena.targets))
+        for raw in (f"/{target}", f"{path}{target}", f"{path}{path[1:]}{target}", target):
+            meant = registry.stray(raw, path) if raw.startswith("/") else None
+            if meant is not None:
+                assert raw.endswith(meant) and meant != raw.removeprefix(path)
+                assert isinstance(registry.resource("GET", meant), File)
+
+    @LAW
+    @given(st.data(), st.text(max_size=20))
+    def test_insisting_is_no_matter_of_good_form(self, arena: Arena, data: st.DataObject, cache_control: str) -> None:
+        assert arena.registry.insists(cache_control, data.draw(asked(arena.targets))) in (True, False)
+        assert not arena.registry.insists("", arena.targets[0])
+
+    def test_what_is_relayed_is_sent_or_answered_here(self, arena: Arena) -> None:
+        for method, target in arena.relays:
+            relay = arena.registry.resource(method, target)
+            assert isinstance(relay, Relay)
+            assert relay.registry == arena.registry.name
+            assert relay.method in ("GET", "POST")
+            require_address(arena.registry.upstream + relay.request)
+            relay = replace(relay, body=b"{}" if relay.method == "POST" else b"")
+            fields = arena.registry.forward(relay)
+            if fields is None:
+                assert arena.registry.relayed(relay, b"", lambda project, version: ALLOW)
+            else:
+                assert all(name == name.lower() and value.isprintable() for name, value in fields)
+            assert arena.registry.relay_life_s(relay) >= 0
 
     @pytest.mark.parametrize(
         "trick", ["..", ".", "%2e%2e", "%2E.", "%00", "\0", "\\", "%5C", "%252e%252e", "%zz", "%", "%ff", "x" * 256, ""]
@@ -344,12 +381,59 @@ class RegistryContract:
             assert said(again) == said(listing)
             assert arena.written(again, arena.base) == arena.written(listing, arena.base)
 
-    def test_an_entry_has_an_address_and_a_header_is_one_line(self, arena: Arena) -> None:
+    @LAW
+    @given(st.data(), st.text(max_size=300), st.none() | st.text(max_size=40) | st.just("Mon, 01 Jan 2024 00:00:00 GMT"))
+    def test_an_entry_has_an_address_and_a_header_is_one_line(
+        self, arena: Arena, data: st.DataObject, note: str, last_modified: str | None
+    ) -> None:
         for listing in arena.lists():
             for entry in listing.entries.values():
                 require_address(entry.url)
-            for name, value in arena.registry.headers(listing):
-                assert name == name.lower() and name.isprintable() and value.isprintable()
+            versions = sorted({entry.file.version for entry in listing.entries.values()})
+            verdicts = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys(versions, VERDICTS)))
+            restricted = changed(arena.registry.restrict(listing, verdicts), restricted_at=data.draw(st.sampled_from([0.0, 2e9])))
+            for shown in (listing, restricted):
+                body = arena.registry.write(shown, arena.registry.variants(shown.page)[0], arena.base)
+                for name, value in arena.registry.headers(shown, body, last_modified, note):
+                    assert name == name.lower() and name.isprintable()
+                    assert value.isascii() and value.isprintable() and len(value) <= 300
+
+    def test_a_files_headers_say_what_its_identity_says_and_no_more(self, arena: Arena) -> None:
+        registry = arena.registry
+        own = Digest(registry.identity, "a" * ALGORITHMS[registry.identity])
+        others = [Digest(algorithm, "b" * length) for algorithm, length in ALGORITHMS.items() if algorithm != registry.identity]
+        for listing in arena.lists():
+            for entry in listing.entries.values():
+                fields = registry.file_headers(entry.file, [own], None)
+                assert registry.file_headers(entry.file, [*others, own], None) == fields
+                said = {name.lower(): value for name, value in fields}
+                assert said["etag"] == f'"{own}"'
+                assert said["content-type"]
+
+    def test_without_keys_or_evidence_nothing_is_checked_by_them(self, arena: Arena) -> None:
+        registry = arena.registry
+        assert registry.proofs >= STRONG
+        assert registry.hold_s > 0
+        for listing in arena.lists():
+            for entry in listing.entries.values():
+                assert registry.signature(entry.file) is None
+                assert registry.check(entry.file, entry, "", None) == ""
+                assert registry.checksum(entry.file) == ""
+                for note in registry.evidence(entry.file):
+                    assert registry.vouched(entry.file, {}) == ()
+                    assert note.registry == registry.name
+
+    def test_a_view_is_written_from_its_page(self, arena: Arena) -> None:
+        pages = {sample.page: arena.read(sample) for sample in arena.samples}
+        for target in arena.views:
+            meant = arena.registry.resource("GET", target)
+            assert isinstance(meant, Page)
+            listing = pages[arena.registry.basis(meant)]
+            assert meant != listing.page
+            for variant in arena.registry.variants(meant):
+                for base in (None, arena.base):
+                    assert arena.registry.write(listing, variant, base, meant.view)
+            assert arena.registry.locate(meant, None).startswith(arena.registry.upstream)
 
     # -- documents that are not what they should be
 
@@ -564,7 +648,9 @@ class RegistryContract:
                     now = amended.entries[other]
                     assert now == was if other != name else essence(now) == essence(held)
                 again = arena.registry.reread(listing.page, amended.document).entries[name]
-                assert (again.file, again.url, again.size) == (held.file, held.url, 77)
+                assert (again.file, again.url) == (held.file, held.url)
+                # Some kinds' pages tell no sizes.
+                assert again.size in (77, entry.size)
                 assert set(held.digests) <= set(again.digests)
                 twice = arena.registry.amend(amended, {name: held})
                 assert arena.written(twice, arena.base) == arena.written(amended, arena.base)
