@@ -26,7 +26,7 @@ def archive(member: str) -> bytes:
 def content(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> bytes:
     """The right file of the only pin there is."""
     content = archive("tool-1/bin/run")
-    pins = tmp_path / "jvm.txt"
+    pins = tmp_path / "jvm.pins"
     pins.write_text(f"# a comment\n\ntest.group:tool:1:tar.gz:bin sha512:{hashlib.sha512(content).hexdigest()}\n")
     monkeypatch.setattr(jvm, "PINS", pins)
     return content
@@ -48,7 +48,7 @@ def test_the_pinned_archive_is_unpacked_and_fetched_once(content: bytes, monkeyp
 
 def test_another_file_is_refused_and_removed(content: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(jvm, "_fetch", lambda missing, downloads: (downloads / missing[0].filename).write_bytes(content + b"\0"))
-    with pytest.raises(RuntimeError, match="tool-1-bin.tar.gz is not the file that jvm.txt pins"):
+    with pytest.raises(RuntimeError, match="tool-1-bin.tar.gz is not the file that jvm.pins pins"):
         jvm.install(tmp_path / "tools")
     assert list((tmp_path / "tools" / "downloads").iterdir()) == []
     assert not (tmp_path / "tools" / "tool-1").exists()

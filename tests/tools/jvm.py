@@ -1,6 +1,6 @@
 """Fetch the JVM clients the tests drive: ``python3 tests/tools/jvm.py .tools/jvm``. Needs the system's ``mvn`` and nothing of ours.
 
-Every file is one that ``requirements/jvm.txt`` pins by its SHA-512; mvn fetches, this checks, and archives are unpacked beside. What is
+Every file is one that ``requirements/jvm.pins`` pins by its SHA-512; mvn fetches, this checks, and archives are unpacked beside. What is
 there already and right is not fetched again. Runs with the machine's own Python (3.11 or newer), so that make may call it early.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PINS = ROOT / "requirements" / "jvm.txt"
+PINS = ROOT / "requirements" / "jvm.pins"
 
 PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
 
