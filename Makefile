@@ -11,10 +11,12 @@ WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 CLIENTS := .tools/venv
+NODE_CLIENTS := .tools/node
+JVM_CLIENTS := .tools/jvm
 HASHED := --require-hashes --no-deps
 
 # Programs the suite drives, each with the Debian package it comes from.
-TEST_PROGRAMS := strace:strace
+TEST_PROGRAMS := strace:strace npm:npm mvn:maven javac:default-jdk-headless
 BENCH_PROGRAMS := gcc:gcc taskset:util-linux
 # Linkable C needs headers too, which `command -v` cannot see; they come along with gcc.
 EXTRA_gcc := libc6-dev
@@ -40,13 +42,13 @@ edge: .venv/.run ## set up what is missing, then serve on 127.0.0.1:8080
 	@exec $(BIN)/edge serve $(ARGS)
 
 # Most tests wait more than they work, so a few run side by side; those that measure run alone, first.
-test: test-programs .venv/.dev $(CLIENTS)/.done ## set up what is missing, then run the whole suite
+test: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIENTS)/.done ## set up what is missing, then run the whole suite
 	@alone=0; rest=0; \
 	$(BIN)/python -m pytest -m "alone and not live" $(ARGS) || alone=$$?; \
 	$(BIN)/python -m pytest -m "not alone and not live" --numprocesses $(WORKERS) --dist worksteal $(ARGS) || rest=$$?; \
 	case "$$alone $$rest" in "0 0"|"0 5"|"5 0") ;; *) echo "make test: see above for what failed" >&2; exit 1;; esac
 
-live: test-programs .venv/.dev $(CLIENTS)/.done ## the tests that talk to the real registries
+live: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIENTS)/.done ## the tests that talk to the real registries
 	@LEEWARD_LIVE=1 exec $(BIN)/python -m pytest -m live $(ARGS)
 
 check: .venv/.dev ## formatter, linter, type checker, architecture
@@ -106,6 +108,19 @@ $(CLIENTS)/.done: requirements/tools.txt $(call unless_sound,$(CLIENTS))
 	@echo "installing pip, uv, poetry and pdm as test clients"
 	@{ $(call sound,$(CLIENTS)); } || { rm -rf $(CLIENTS); $(PYTHON) -m venv $(CLIENTS); }
 	@$(CLIENTS)/bin/python -m pip --quiet --disable-pip-version-check install $(HASHED) -r requirements/tools.txt
+	@touch $@
+
+# npm, pnpm, yarn 1 and 4, bun and what else speaks to npm registries, with a Node.js of their own.
+$(NODE_CLIENTS)/.done: requirements/node/package.json requirements/node/package-lock.json
+	@echo "installing npm, pnpm, yarn and bun as test clients"
+	@mkdir -p $(NODE_CLIENTS) && cp requirements/node/package.json requirements/node/package-lock.json $(NODE_CLIENTS)/
+	@cd $(NODE_CLIENTS) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+# Maven 3.9 and 4, Gradle and coursier; the system's own mvn fetches them.
+$(JVM_CLIENTS)/.done: requirements/jvm.txt tests/tools/jvm.py
+	@echo "installing Maven, Gradle and coursier as test clients"
+	@$(PYTHON) tests/tools/jvm.py $(JVM_CLIENTS)
 	@touch $@
 
 # Without a stamp: looking takes milliseconds, and a program can be removed again.

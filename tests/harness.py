@@ -36,6 +36,11 @@ TOOLS = Path(os.environ.get("LEEWARD_TOOLS", ROOT / ".tools" / "venv"))
 
 START_TIMEOUT_S = 20.0
 
+KINDS = ("pypi", "npm", "maven")
+
+REFUSING = 9
+"""A port of this machine that nobody listens on (the discard service's)."""
+
 
 # ---- waiting ---------------------------------------------------------------------------------------------------------
 
@@ -162,17 +167,29 @@ class Rule:
 class Edge:
     """``edge serve`` as a subprocess, with its settings file and data in ``directory``.
 
-    ``registry`` are further settings of ``[registries.pypi]``; ``top`` is TOML placed before it.
+    ``kind`` is the registry under test, which has ``upstream``; ``registry`` are further settings of it, ``others`` those of further
+    instances, by name, in order. Kinds that are named nowhere get an upstream that refuses. ``top`` is TOML placed before all of them.
     """
 
-    def __init__(self, directory: Path, upstream: str, *, registry: Mapping[str, object] | None = None, top: str = "") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        upstream: str,
+        *,
+        kind: str = "pypi",
+        registry: Mapping[str, object] | None = None,
+        others: Mapping[str, Mapping[str, object]] | None = None,
+        top: str = "",
+    ) -> None:
         self.directory = directory
         self.data = directory / "data"
         self.config = directory / "edge.toml"
         self.log = directory / "edge.log"
         self.clock = directory / "clock"
         self.upstream = upstream
+        self.kind = kind
         self.registry = dict(registry or {})
+        self.others = {name: dict(settings) for name, settings in (others or {}).items()}
         self.top = top
         self.rules: tuple[Rule, ...] = ()
         self.port = free_port()
@@ -189,7 +206,7 @@ class Edge:
     @property
     def index_url(self) -> str:
         """What clients are pointed at."""
-        return f"{self.url}/pypi/simple/"
+        return f"{self.url}/{self.kind}/" + ("simple/" if self.kind == "pypi" else "")
 
     @property
     def pid(self) -> int:
@@ -279,8 +296,12 @@ class Edge:
         self._write_config()
 
     def _write_config(self) -> None:
-        lines = [self.top, "[registries.pypi]", f'upstream = "{self.upstream}"']
-        lines += [f"{name} = {json.dumps(value)}" for name, value in self.registry.items()]
+        lines = [self.top]
+        instances = {self.kind: {"upstream": self.upstream} | self.registry} | self.others
+        for kind in KINDS:
+            instances.setdefault(kind, {"upstream": f"http://127.0.0.1:{REFUSING}/"})
+        for name, settings in instances.items():
+            lines += [f"[registries.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]
         lines += ["", *(rule.toml() for rule in self.rules)]
         partial = self.config.with_suffix(".partial")
         partial.write_text("\n".join(lines))
