@@ -79,13 +79,16 @@ def how_to(base_url: str, registries: Mapping[str, RegistrySettings]) -> str:
         lines.append(f"{name}: {url}")
         # Only where everything is at its default is the command sure to find this address by itself.
         by_default = url == f"http://{DEFAULT_LISTEN}/{registry.kind}/{_below(registry.kind)}"
-        lines.append(f"  edge use {'|'.join(client.name for client in mine)}" + ("" if by_default else f" --url {url}"))
-        if mine[0].kind != "maven":
-            lines[-1] += f"  or once: {once(mine[0], url)}"
-    if lines:
+        first, *others = mine
         lines.append(
-            "edge use NAME writes it for you, --undo takes it back. Make it the only index: never add it with --extra-index-url,"
+            f"  edge use {first.name}" + ("" if by_default else f" --url {url}") + f" (or {', '.join(c.name for c in others)})"
         )
+        if first.kind != "maven":
+            lines[-1] += f", or once: {once(first, url)}"
+    if lines:
+        lines.append("edge use NAME writes it for you, --undo takes it back.")
+    if any(registry.kind == "pypi" for registry in registries.values()):
+        lines[-1] += " Make it pip's only index: never add it with --extra-index-url,"
         lines.append("which lets packages from elsewhere win unchecked.")
     return "\n".join(lines)
 

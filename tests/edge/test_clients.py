@@ -591,14 +591,14 @@ def test_an_edges_address_becomes_an_index_url() -> None:
 
 def test_how_to_names_every_client_and_warns() -> None:
     told = how_to("http://127.0.0.1:8080", PYPI)
-    assert "edge use pip|uv|poetry|pdm  or once: pip install" in told
+    assert "edge use pip (or uv, poetry, pdm), or once: pip install" in told
     assert URL in told
     assert "--extra-index-url" in told
     assert "--url" not in told.replace("--index-url", "").replace("--extra-index-url", "")
 
 
 def test_how_to_spells_an_address_that_the_settings_may_not_know() -> None:
-    assert f"edge use pip|uv|poetry|pdm --url {OTHER} " in how_to("http://127.0.0.1:9999", PYPI)
+    assert f"edge use pip --url {OTHER} " in how_to("http://127.0.0.1:9999", PYPI)
 
 
 # ---- the real clients
@@ -647,4 +647,9 @@ def test_the_real_pdm_reads_what_was_written(desk: Desk) -> None:
 
 
 def test_both_formats_are_told_apart_by_their_rows() -> None:
-    assert {name for name, client in CLIENTS.items() if isinstance(client.files[0].format, TOML)} == {"uv", "poetry", "pdm", "bun"}
+    assert {name for name, client in CLIENTS.items() if isinstance(client.files[0].format, TOML)} == {
+        "uv",
+        "poetry",
+        "pdm",
+        "bun",
+    }

@@ -89,7 +89,7 @@ class Desk:
         return "".join(file.read_text() for file in self.files(name))
 
     def use(self, name: str, url: str = URL, *, write: bool = True, **environ: str) -> Outcome:
-        return use(CLIENTS[name], url, Surroundings(self.here.environ | environ, self.directory), self.records, write)  # type: ignore[operator]
+        return use(CLIENTS[name], url, Surroundings({**self.here.environ, **environ}, self.directory), self.records, write)
 
     def undo(self, name: str, *, write: bool = True) -> Outcome:
         return undo(CLIENTS[name], self.here, self.records, write)
@@ -231,8 +231,13 @@ def npmrcs(draw: st.DrawFn) -> str:
             "",
             "@s:registry=http://s.test/",
             "ca[]=x",
+            "[sec]",
+            "registry",
+            "always-auth",
+            ' "registry" = "http://q.test/#x"',
+            "//old.test/:_authToken=${T}",
+            "a = b\\;c # e",
         ]
-        + ["[sec]", "registry", "always-auth", ' "registry" = "http://q.test/#x"', "//old.test/:_authToken=${T}", "a = b\\;c # e"]
     )
     return joined(draw, draw(st.lists(line, max_size=7)))
 
@@ -247,8 +252,10 @@ def yarnrcs(draw: st.DrawFn) -> str:
             "",
             '"@s:registry" "http://s.test/"',
             "lastUpdateCheck 12",
+            "env:\n  a b\n  # e",
+            "--install.flat true",
+            "flag",
         ]
-        + ["env:\n  a b\n  # e", "--install.flat true", "flag"]
     )
     return joined(draw, draw(st.lists(line, max_size=7)))
 
@@ -368,7 +375,8 @@ def test_npm_keeps_the_rest_and_tells_what_goes_past(desk: Desk) -> None:
 @pytest.mark.parametrize("variable", ["NPM_CONFIG_USERCONFIG", "npm_config_userconfig"])
 def test_npm_writes_the_file_it_is_told_to_read(desk: Desk, variable: str) -> None:
     named = desk.directory / "ci.npmrc"
-    assert desk.use("npm", **{variable: str(named)}).path == named
+    here = Surroundings({**desk.here.environ, variable: str(named)}, desk.directory)
+    assert use(CLIENTS["npm"], URL, here, desk.records).path == named
     assert named.read_text() == f"registry={URL}\n"
     assert not (desk.directory / ".npmrc").exists()
 
@@ -432,7 +440,7 @@ def test_buns_file_is_where_bun_looks_and_a_foreign_token_is_left_out(desk: Desk
     assert "secret" not in path.read_text()
     assert "# c" in path.read_text()
     assert any("@corp" in note for note in outcome.notes)
-    undo(CLIENTS["bun"], Surroundings(desk.here.environ | {"XDG_CONFIG_HOME": str(config)}, desk.directory), desk.records)  # type: ignore[operator]
+    undo(CLIENTS["bun"], Surroundings({**desk.here.environ, "XDG_CONFIG_HOME": str(config)}, desk.directory), desk.records)
     assert path.read_text() == text
 
 
@@ -440,20 +448,18 @@ def test_buns_file_is_where_bun_looks_and_a_foreign_token_is_left_out(desk: Desk
 
 
 def test_mavens_mirror_goes_first_and_the_others_stay(desk: Desk) -> None:
-    text = "<settings>\r\n\t<!-- c -->\r\n\t<mirrors>\r\n\t\t<mirror><id>corp</id><mirrorOf>*</mirrorOf></mirror>\r\n\t</mirrors>\r\n</settings>"
+    text = "<settings>\n\t<!-- c -->\n\t<mirrors>\n\t\t<mirror><id>corp</id><mirrorOf>*</mirrorOf></mirror>\n\t</mirrors>\n</settings>"
+    text = text.replace("\n", "\r\n")
     path = desk.write(".m2/settings.xml", text)
     notes = desk.use("maven", "http://mirror.test/maven/?a=1&b=2").notes
     assert any(note.startswith("the mirror corp was Central's until now") for note in notes)
-    ours = "\r\n\t\t".join(
-        [
-            "",
-            "<mirror>",
-            "\t<id>leeward</id>",
-            "\t<mirrorOf>central</mirrorOf>",
-            "\t<url>http://mirror.test/maven/?a=1&amp;b=2</url>",
-        ]
-        + ["</mirror>"]
-    )
+    told = [
+        "<mirror>",
+        "\t<id>leeward</id>",
+        "\t<mirrorOf>central</mirrorOf>",
+        "\t<url>http://mirror.test/maven/?a=1&amp;b=2</url>",
+    ]
+    ours = "".join(f"\r\n\t\t{line}" for line in [*told, "</mirror>"])
     assert path.read_bytes().decode() == text.replace("<mirrors>", f"<mirrors>{ours}")
 
 
@@ -525,8 +531,8 @@ def test_an_edges_address_becomes_a_registrys() -> None:
 
 def test_how_to_has_a_line_for_each_family() -> None:
     told = how_to("http://127.0.0.1:8080", BOTH)
-    assert "edge use npm|pnpm|yarn|bun  or once: npm install --registry=http://127.0.0.1:8080/npm/ NAME" in told
-    assert "edge use maven|gradle|sbt" in told
+    assert "edge use npm (or pnpm, yarn, bun), or once: npm install --registry=http://127.0.0.1:8080/npm/ NAME" in told
+    assert "edge use maven (or gradle, sbt)" in told
     assert len(told.splitlines()) <= 2 * len(BOTH) + 2
     assert "YARN_UNSAFE_HTTP_WHITELIST=mirror.test " in once(CLIENTS["yarn"], AWAY)
 
