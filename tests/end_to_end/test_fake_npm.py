@@ -7,8 +7,10 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -433,9 +435,52 @@ def test_requests_are_told_apart_and_writes_change_nothing(npm: FakeNpm, tarball
 
 # ---- the real client -------------------------------------------------------------------------------------------------
 
+NO_ROOT = """\
+const Module = require("module");
+const load = Module._load;
+const getTarget = async () => { throw Object.assign(new Error("no target"), { code: "TUF_FIND_TARGET_ERROR" }); };
+Module._load = function (request, ...rest) {
+  return request === "@sigstore/tuf" ? { initTUF: async () => ({ getTarget }) } : load.call(this, request, ...rest);
+};
+"""
+"""Has npm find no keys of this registry in its distributed root of trust, as is so for every mirror, without asking the network for it."""
 
-@pytest.mark.slow
-def test_npm_installs_from_it(npm: FakeNpm, tarballs: Tarballs, tmp_path: Path) -> None:
+
+@dataclass(frozen=True)
+class Client:
+    """The machine's npm in a project of its own."""
+
+    directory: Path
+    registry: str
+
+    def run(self, *arguments: str, cold: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run npm; ``cold`` without what it has cached."""
+        if cold:
+            shutil.rmtree(self.directory / "cache", ignore_errors=True)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.directory),
+            "NODE_OPTIONS": f"--require={self.directory / 'no_root.cjs'}",
+            "npm_config_registry": self.registry,
+            "npm_config_cache": str(self.directory / "cache"),
+            "npm_config_update_notifier": "false",
+            "npm_config_fund": "false",
+        }
+        project = self.directory / "project"
+        return subprocess.run(
+            ["npm", *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+
+@pytest.fixture
+def client(npm: FakeNpm, tmp_path: Path) -> Client:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "package.json").write_text('{"name": "project", "version": "1.0.0"}')
+    (tmp_path / "no_root.cjs").write_text(NO_ROOT)
+    return Client(tmp_path, npm.registry_url)
+
+
+def test_npm_installs_from_it(npm: FakeNpm, tarballs: Tarballs, client: Client) -> None:
     app, scoped, right = (
         tarballs.pack("app", "1.0.0", dependencies={"@some/thing": "^1.0.0"}, bin=("app",)),
         tarballs.pack("@some/thing", "1.2.0", dependencies={"Right": "*"}),
@@ -443,32 +488,34 @@ def test_npm_installs_from_it(npm: FakeNpm, tarballs: Tarballs, tmp_path: Path) 
     )
     npm.publish(app, scoped, right)
     npm.advise("Right", "0.1.0", vulnerable_versions="<0.2.0")
-    (tmp_path / "project").mkdir()
-    (tmp_path / "project" / "package.json").write_text('{"name": "project", "version": "1.0.0"}')
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "npm_config_registry": npm.registry_url,
-        "npm_config_cache": str(tmp_path / "cache"),
-        "npm_config_update_notifier": "false",
-        "npm_config_fund": "false",
-    }
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            arguments, cwd=tmp_path / "project", env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-
-    installed = run("npm", "install", "app@latest")
+    installed = client.run("install", "app@latest")
     assert installed.returncode == 0, installed.stderr
-    assert run("node_modules/.bin/app").stdout == "app 1.0.0\n"
-    lock = json.loads((tmp_path / "project" / "package-lock.json").read_text())["packages"]
-    assert {lock[f"node_modules/{one.name}"]["integrity"] for one in (app, scoped, right)} == {
-        one.integrity for one in (app, scoped, right)
-    }
+    assert client.run("exec", "app").stdout == "app 1.0.0\n"
+    lock = json.loads((client.directory / "project" / "package-lock.json").read_text())["packages"]
+    for one in (app, scoped, right):
+        assert lock[f"node_modules/{one.name}"]["integrity"] == one.integrity
     assert {seen.path for seen in npm.seen(kind="packument")} == {"/app", "/@some%2fthing", "/Right"}
     assert npm.count(kind="tarball") == 3
     assert "3 high severity" in installed.stdout, "npm counts those that depend on it"
     (audit,) = npm.seen(kind="audit")
     assert audit.header("content-encoding") == "gzip"
     assert json.loads(audit.body)["Right"] == ["0.1.0"]
+
+
+def test_npm_judges_its_signatures_as_meant(npm: FakeNpm, tarballs: Tarballs, client: Client) -> None:
+    one = tarballs.pack("left", "1.0.0")
+    npm.publish(one)
+    assert client.run("install", "left").returncode == 0
+    good = client.run("audit", "signatures", cold=True)
+    assert (good.returncode, "1 package has a verified registry signature" in good.stdout) == (0, True), good.stderr
+    for signature, complaint in {
+        "tampered": "1 package has an invalid registry signature",
+        "unknown": "EMISSINGSIGNATUREKEY",
+        "expired": "EEXPIREDSIGNATUREKEY",
+        "none": "1 package has a missing registry signature",
+    }.items():
+        npm.publish(one, signature=signature)
+        judged = client.run("audit", "signatures", cold=True)
+        assert judged.returncode == 1, signature
+        assert complaint in judged.stdout + judged.stderr
+    assert npm.count(kind="keys") == 5
