@@ -13,6 +13,8 @@ from .values import KeyAt, Member, Values
 
 _EMPTY = '<?xml version="1.0" encoding="UTF-8"?>\n<settings>\n</settings>\n'
 
+_NO_ASCII = "it is written in an encoding without ASCII in it"
+
 
 @dataclass(slots=True)
 class _Element:
@@ -81,13 +83,15 @@ class _Reader:
             element.stop = opened
             return
         closing = self._parser.CurrentByteIndex
+        if self._document[closing : closing + 2] != b"</":
+            raise ValueError(_NO_ASCII)
         element.inner = (opened, closing)
         element.stop = self._document.index(b">", closing) + 1
 
     def _tag_end(self, start: int) -> int:
         found = re.compile(rb"""<(?:[^"'>]|"[^"]*"|'[^']*')*>""").match(self._document, start)
         if found is None:
-            raise ValueError("it is not written in an encoding that has ASCII in it")
+            raise ValueError(_NO_ASCII)
         return found.end()
 
     def _text(self, text: str) -> None:

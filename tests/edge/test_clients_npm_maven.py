@@ -492,6 +492,21 @@ def test_another_encoding_stays(desk: Desk) -> None:
     assert path.read_bytes() == text
 
 
+@pytest.mark.parametrize("body", ["<settings/>", "<settings></settings>"])
+def test_an_encoding_that_cannot_be_edited_is_told(desk: Desk, body: str) -> None:
+    content = f'<?xml version="1.0" encoding="UTF-16"?>{body}'.encode("utf-16")
+    path = desk.write(".m2/settings.xml", content)
+    with pytest.raises(ClientError, match="encoding without ASCII"):
+        desk.use("maven")
+    assert path.read_bytes() == content
+
+
+def test_a_byte_order_mark_stays(desk: Desk) -> None:
+    path = desk.write(".m2/settings.xml", b"\xef\xbb\xbf<settings>\n</settings>\n")
+    desk.use("maven")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf<settings>\n  <mirrors>\n")
+
+
 def test_gradles_script_is_where_gradle_looks(desk: Desk) -> None:
     home = desk.directory / "elsewhere"
     outcome = desk.use("gradle", AWAY, GRADLE_USER_HOME=str(home))
