@@ -19,7 +19,8 @@ type Status = Literal["valid", "unknown-key", "weak-algorithm", "bad", "unparsea
 LIMIT_SIGNATURE_BYTES = 256 * 1024
 LIMIT_SIGNATURES = 16
 
-_END = b"-----END PGP"
+_ARMOUR = b"-----BEGIN PGP "
+_PRIVATE = _ARMOUR + b"PRIVATE KEY BLOCK"
 _LEAST_BITS = 2048
 # The graver first: what is told of several signatures of which none is valid.
 _GRAVITY: tuple[Status, ...] = ("bad", "weak-algorithm", "unknown-key")
@@ -45,15 +46,19 @@ class Keyring:
         try:
             certificates = Cert.split_bytes(keys) if keys.strip() else []
             piles = [list(PacketPile.from_bytes(bytes(certificate))) for certificate in certificates]
+            # Certificates leave such parts out when they are read.
+            is_private = _PRIVATE in keys or (
+                _ARMOUR not in keys and any(packet.tag == Tag.SecretKey for packet in PacketPile.from_bytes(keys))
+            )
         except RuntimeError as error:
             raise ValueError(f"the keys cannot be read as OpenPGP certificates: {_first_line(error)}") from None
         if not certificates:
             raise ValueError("there is no OpenPGP certificate among the keys")
+        if is_private:
+            raise ValueError("there is a private key among the keys: export only certificates, and keep it elsewhere")
         self._by_key: dict[str, list[Cert]] = {}
         self._weak: set[str] = set()
         for certificate, packets in zip(certificates, piles, strict=True):
-            if any(packet.tag in (Tag.SecretKey, Tag.SecretSubkey) for packet in packets):
-                raise ValueError(f"the keys hold the private key of {certificate.fingerprint}: export only the certificate")
             for key, is_weak in _keys(packets):
                 for name in filter(None, (key.fingerprint, key.key_id)):
                     self._by_key.setdefault(name, []).append(certificate)
@@ -101,10 +106,8 @@ def _read(signature: bytes) -> list[Sig]:
 
     if len(signature) > LIMIT_SIGNATURE_BYTES:
         raise ValueError(f"{len(signature)} bytes")
-    blocks = [signature]
-    if _END in signature:
-        pieces = signature.split(b"-----BEGIN PGP")
-        blocks = [b"-----BEGIN PGP" + piece for piece in pieces[1:]]
+    _, *armoured = signature.split(_ARMOUR)
+    blocks = [_ARMOUR + piece for piece in armoured] or [signature]
     found: list[Sig] = []
     for block in blocks[:LIMIT_SIGNATURES]:
         for packet in PacketPile.from_bytes(block):
