@@ -16,7 +16,7 @@ JVM_CLIENTS := .tools/jvm
 HASHED := --require-hashes --no-deps
 
 # Programs the suite drives, each with the Debian package it comes from.
-TEST_PROGRAMS := strace:strace npm:npm mvn:maven javac:default-jdk-headless
+TEST_PROGRAMS := strace:strace npm:npm mvn:maven javac:default-jdk-headless gradle:gradle gpg:gnupg
 BENCH_PROGRAMS := gcc:gcc taskset:util-linux
 # Linkable C needs headers too, which `command -v` cannot see; they come along with gcc.
 EXTRA_gcc := libc6-dev
@@ -117,9 +117,9 @@ $(NODE_CLIENTS)/.done: requirements/node/package.json requirements/node/package-
 	@cd $(NODE_CLIENTS) && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
-# Maven 3.9 and 4, Gradle and coursier; the system's own mvn fetches them.
-$(JVM_CLIENTS)/.done: requirements/jvm.txt tests/tools/jvm.py
-	@echo "installing Maven, Gradle and coursier as test clients"
+# Maven 3.9 and 4 and coursier; the system's own mvn fetches them.
+$(JVM_CLIENTS)/.done: requirements/jvm.pins tests/tools/jvm.py
+	@echo "installing Maven 3.9, Maven 4 and coursier as test clients"
 	@$(PYTHON) tests/tools/jvm.py $(JVM_CLIENTS)
 	@touch $@
 

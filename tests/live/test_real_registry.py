@@ -6,9 +6,7 @@ out unless ``LEEWARD_LIVE=1``: it needs the network and the registry's good heal
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from origin.settings import default_registries
-from tests.harness import CLIENTS, Client, Edge, Result, Workspace, free_port, swallowing
+from tests.harness import CLIENTS, Client, Edge, Result, Workspace
+from tests.live.dying import DEAD, MOST, outage_ratio
 
 pytestmark = [
     pytest.mark.live,
@@ -27,27 +26,6 @@ REQUIREMENTS = ["sphinx==8.1.3", "requests==2.32.3", "trio==0.27.0", "docopt==0.
 """Some twenty-five wheels, and docopt, of which there is only a source distribution."""
 
 WHEELS = 20
-
-HOURS_S = 6 * 3600.0
-
-DEAD = ["refusing", "swallowing", "silent"]
-
-ROUNDS = 3
-"""Times are compared by the best of so many pairs: what waits for a registry does so in each of them."""
-
-
-@contextlib.contextmanager
-def dead_upstream(kind: str) -> Iterator[str]:
-    """An upstream that refuses connections, swallows packets, or accepts and never answers; its root URL."""
-    with contextlib.ExitStack() as stack:
-        port = free_port()
-        if kind == "silent":
-            listener = stack.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", port))
-            listener.listen(1000)
-        elif kind == "swallowing":
-            stack.enter_context(swallowing("127.0.0.1", port))
-        yield f"http://127.0.0.1:{port}/simple/"
 
 
 @pytest.fixture(scope="module")
@@ -80,32 +58,5 @@ def test_a_real_tree_installs_and_the_second_time_without_the_registry(live_edge
 def test_the_same_tree_installs_as_quickly_when_the_registry_is_dead(
     live_edge: Edge, scratch: Path, client: Client, kind: str
 ) -> None:
-    real = live_edge.upstream
-    install(live_edge, scratch, client)
-    ratios = []
-    try:
-        for attempt in range(ROUNDS):
-            healthy = install(live_edge, scratch, client)
-            live_edge.stop()
-            live_edge.age((attempt + 1) * HOURS_S)
-            with dead_upstream(kind) as upstream:
-                live_edge.upstream = upstream
-                live_edge.set_rules()
-                live_edge.start()
-                outage = install(live_edge, scratch, client)
-                live_edge.stop()
-            live_edge.age(0)
-            live_edge.upstream = real
-            live_edge.set_rules()
-            live_edge.start()
-            ratios.append(outage.seconds / healthy.seconds)
-            print(f"{client.name}, {kind}: {outage.seconds:.1f} s, healthy and warm {healthy.seconds:.1f} s")
-            if ratios[-1] < 1.2:
-                break
-    finally:
-        live_edge.stop()
-        live_edge.age(0)
-        live_edge.upstream = real
-        live_edge.set_rules()
-        live_edge.start()
-    assert min(ratios) < 1.2
+    ratio = outage_ratio(live_edge, kind, lambda: install(live_edge, scratch, client).seconds, client.name)
+    assert ratio < MOST
