@@ -6,7 +6,6 @@ import base64
 import gzip
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests import node
 from tests.fakes import FakeNpm
 from tests.harness import Reply, ask
 from tests.tarballs import Tarball, Tarballs
@@ -448,7 +448,7 @@ Module._load = function (request, ...rest) {
 
 @dataclass(frozen=True)
 class Client:
-    """The machine's npm in a project of its own."""
+    """The pinned npm in a project of its own, as it is by default: it audits what it installs."""
 
     directory: Path
     registry: str
@@ -457,18 +457,20 @@ class Client:
         """Run npm; ``cold`` without what it has cached."""
         if cold:
             shutil.rmtree(self.directory / "cache", ignore_errors=True)
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.directory),
+        settings = {
             "NODE_OPTIONS": f"--require={self.directory / 'no_root.cjs'}",
             "npm_config_registry": self.registry,
             "npm_config_cache": str(self.directory / "cache"),
             "npm_config_update_notifier": "false",
-            "npm_config_fund": "false",
         }
-        project = self.directory / "project"
         return subprocess.run(
-            ["npm", *arguments], cwd=project, env=environment, capture_output=True, text=True, timeout=120, check=False
+            [*node.program("npm"), *arguments],
+            cwd=self.directory / "project",
+            env=node.environment(self.directory) | settings,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
         )
 
 
