@@ -46,6 +46,8 @@ SCRIPTS = {
 }
 """What Node.js runs, by the name this module calls it."""
 
+NO_TUF = ROOT / "tests" / "tools" / "no_tuf.cjs"
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -81,7 +83,7 @@ def environment(home: Path) -> dict[str, str]:
     """Variables for a client at home in ``home``: nothing of this machine's configuration, and the pinned Node.js first on the PATH."""
     kept = clean_environment(home)
     return kept | {
-        "PATH": f"{NODE.parent}{os.pathsep}{kept['PATH']}",
+        "PATH": os.pathsep.join([str(NODE.parent), str(MODULES / ".bin"), kept["PATH"]]),  # pnpm calls npm
         "npm_config_globalconfig": str(home / "no-npmrc"),
         "DO_NOT_TRACK": "1",
         "COREPACK_ENABLE_DOWNLOAD_PROMPT": "0",
@@ -166,6 +168,27 @@ class Project:
         """Forget all that earlier runs fetched: caches, stores and answers kept."""
         shutil.rmtree(self.home, ignore_errors=True)
         self.home.mkdir()
+
+
+def audit_signatures(project: Project, *options: str) -> Result:
+    """``npm audit signatures`` with the registry's own keys. What it would ask of Sigstore's root of trust first, it is not asked.
+
+    Provenance cannot be checked without that root: npm calls every attestation invalid.
+    """
+    return project.run("audit", "signatures", *options, variables={"NODE_OPTIONS": f"--require={NO_TUF}"})
+
+
+def corepack(directory: Path, registry: str, *words: str, keys: str | None = None, timeout_s: float = 60) -> Result:
+    """Run corepack in ``directory``; what it runs comes from ``registry``.
+
+    ``keys`` is the registry's key document (``/-/npm/v1/keys``); None leaves signatures unchecked.
+    """
+    trusted = json.dumps({"npm": json.loads(keys)["keys"]}) if keys is not None else "0"
+    variables = environment(directory / "home") | {
+        "COREPACK_NPM_REGISTRY": registry.rstrip("/"),
+        "COREPACK_INTEGRITY_KEYS": trusted,
+    }
+    return run([*program("corepack"), *words], cwd=directory, variables=variables, timeout_s=timeout_s)
 
 
 def run(command: Sequence[str], *, cwd: Path, variables: Mapping[str, str], timeout_s: float, lock: Path | None = None) -> Result:

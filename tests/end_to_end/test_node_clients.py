@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.fakes.npm import FakeNpm
-from tests.node import CLIENTS, NPM, PNPM, YARN4, Client, Project
+from tests.node import CLIENTS, NPM, PNPM, YARN4, Client, Project, audit_signatures, corepack
 from tests.tarballs import Tarballs
 
 WANTED = {"orchard": "^2.0.0", "@farm/apple": "1"}
@@ -18,9 +19,13 @@ each_client = pytest.mark.parametrize("client", CLIENTS, ids=[client.name for cl
 
 
 @pytest.fixture(scope="module")
-def registry(scratch: Path) -> Iterator[FakeNpm]:
+def shelf(scratch: Path) -> Tarballs:
+    return Tarballs(scratch / "tarballs")
+
+
+@pytest.fixture(scope="module")
+def registry(shelf: Tarballs) -> Iterator[FakeNpm]:
     """Holds what ``WANTED`` resolves to, ``TREE``, and what must be passed over for it."""
-    shelf = Tarballs(scratch / "tarballs")
     with FakeNpm.start() as fake:
         fake.publish(
             shelf.pack("soil", "3.1.0"),
@@ -93,3 +98,28 @@ def test_a_registry_that_fails_is_asked_as_often_as_was_said(client: Client, reg
         registry.behave()
     assert not failed.succeeded
     assert registry.count(kind="packument") == 3
+
+
+@pytest.mark.parametrize(("signature", "verdict"), [("good", "verified"), ("tampered", "invalid"), ("none", "missing")])
+def test_npm_checks_signatures_with_the_registry_s_keys(
+    registry: FakeNpm, shelf: Tarballs, tmp_path: Path, signature: str, verdict: str
+) -> None:
+    name = f"signed-{signature}"
+    registry.publish(shelf.pack(name, "1.0.0"), signature=signature)
+    project = NPM.project(tmp_path, registry.registry_url)
+    assert project.install({name: "1.0.0"}).succeeded
+    audited = audit_signatures(project)
+    assert audited.succeeded == (signature == "good"), audited.output
+    assert verdict in audited.flat
+
+
+@pytest.mark.parametrize("trusted", ["the registry's key", "another key"])
+def test_corepack_runs_what_the_registry_signed(registry: FakeNpm, shelf: Tarballs, tmp_path: Path, trusted: str) -> None:
+    files = {"bin/pnpm.cjs": "console.log('a pnpm made for a test')\n"}
+    registry.publish(shelf.pack("pnpm", "10.99.0", files=files, members={"bin": {"pnpm": "bin/pnpm.cjs"}}))
+    keys = registry.keys_json()
+    if trusted == "another key":
+        keys = json.dumps({"keys": [key | {"keyid": "SHA256:another"} for key in json.loads(keys)["keys"]]})
+    ran = corepack(tmp_path, registry.registry_url, "pnpm@10.99.0", "--version", keys=keys)
+    assert ran.succeeded == (trusted == "the registry's key"), ran.output
+    assert ("a pnpm made for a test" in ran.output) == ran.succeeded
