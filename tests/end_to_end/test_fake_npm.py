@@ -435,16 +435,6 @@ def test_requests_are_told_apart_and_writes_change_nothing(npm: FakeNpm, tarball
 
 # ---- the real client -------------------------------------------------------------------------------------------------
 
-NO_ROOT = """\
-const Module = require("module");
-const load = Module._load;
-const getTarget = async () => { throw Object.assign(new Error("no target"), { code: "TUF_FIND_TARGET_ERROR" }); };
-Module._load = function (request, ...rest) {
-  return request === "@sigstore/tuf" ? { initTUF: async () => ({ getTarget }) } : load.call(this, request, ...rest);
-};
-"""
-"""Has npm find no keys of this registry in its distributed root of trust, as is so for every mirror, without asking the network for it."""
-
 
 @dataclass(frozen=True)
 class Client:
@@ -458,7 +448,7 @@ class Client:
         if cold:
             shutil.rmtree(self.directory / "cache", ignore_errors=True)
         settings = {
-            "NODE_OPTIONS": f"--require={self.directory / 'no_root.cjs'}",
+            "NODE_OPTIONS": f"--require={node.NO_TUF}",
             "npm_config_registry": self.registry,
             "npm_config_cache": str(self.directory / "cache"),
             "npm_config_update_notifier": "false",
@@ -478,7 +468,6 @@ class Client:
 def client(npm: FakeNpm, tmp_path: Path) -> Client:
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "package.json").write_text('{"name": "project", "version": "1.0.0"}')
-    (tmp_path / "no_root.cjs").write_text(NO_ROOT)
     return Client(tmp_path, npm.registry_url)
 
 
