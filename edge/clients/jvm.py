@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..configfiles import Block, KeyAt, MavenSettings, Member, Repositories, Values, find
-from .records import Client, ConfigFile, Surroundings
+from .records import Client, ConfigFile, Surroundings, needs_trust
 
 _ID = "leeward"
 
@@ -37,9 +37,12 @@ def _maven_point(values: Values, url: str) -> list[tuple[KeyAt, Any]]:
     return [(mine, {"id": _ID, "mirrorOf": "central", "url": url})]
 
 
-def _maven_notes(here: Surroundings, said: Sequence[Values], _url: str) -> list[str]:
+def _maven_notes(here: Surroundings, said: Sequence[Values], url: str) -> list[str]:
     (values,) = said
     notes = _home_notes(here)
+    if needs_trust(url):
+        # Its own settings block plain HTTP to other machines, and it looks for a mirror's mirror too.
+        notes.append("Maven 4 refuses mirrors over plain HTTP on another machine: offer https there; Maven 3 takes this one")
     notes += [
         f"the mirror {mirror.get('id') or 'without an id'} was Central's until now; ours comes first, the other stays"
         for mirror in values.get("mirrors", [])

@@ -473,6 +473,11 @@ def test_a_mirror_that_covered_central_is_told(desk: Desk, mirror_of: str, told:
     assert len([note for note in desk.use("maven").notes if "until now" in note]) == told
 
 
+def test_plain_http_to_another_machine_is_told_of(desk: Desk) -> None:
+    assert any("plain HTTP" in note for note in desk.use("maven", AWAY).notes)
+    assert not any("plain HTTP" in note for url in (URL, "https://mirror.test/") for note in desk.use("maven", url).notes)
+
+
 def test_a_mirror_named_like_ours_is_moved_and_moved_back(desk: Desk) -> None:
     text = "<settings><mirrors><mirror><id>leeward</id><url>http://old.test/</url></mirror></mirrors></settings>"
     path = desk.write(".m2/settings.xml", text)
