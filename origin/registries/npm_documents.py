@@ -209,7 +209,7 @@ class _Reader:
         meant = self.locate(path)
         if meant is None or meant.project != self.page.project or meant.path != path:
             return usual
-        taken = meant.filename in self._reserved or meant.filename in self.entries
+        taken = meant.filename != conventional and (meant.filename in self._reserved or meant.filename in self.entries)
         return usual if taken else msgspec.structs.replace(meant, version=version)
 
 
