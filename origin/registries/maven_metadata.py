@@ -27,6 +27,7 @@ LIMIT_CATALOG_BYTES = 64 * 1024 * 1024
 """The largest archetype catalog: the public one has tens of megabytes."""
 
 LIMIT_DEPTH = 32
+LIMIT_TEXT = 4096
 LIMIT_PREFIXES = 100_000
 LIMIT_PREFIX_BYTES = 250
 LIMIT_CHECKSUM_BYTES = 4096
@@ -120,17 +121,38 @@ def outline(body: bytes, root: str, wanted: frozenset[str], limit_bytes: int = L
     return Outline(body, reader.elements, reader.encoding)
 
 
+class _Place:
+    """A place in documents where something wanted is, or is further down. ``path`` is "" if the place itself is not wanted."""
+
+    __slots__ = ("below", "path")
+
+    def __init__(self) -> None:
+        self.path = ""
+        self.below: dict[str, _Place] = {}
+
+    @classmethod
+    def of(cls, wanted: frozenset[str]) -> _Place:
+        """The place above all roots."""
+        top = cls()
+        for path in wanted:
+            place = top
+            for name in path.split("/"):
+                place = place.below.setdefault(name, cls())
+            place.path = path
+        return top
+
+
 class _Reader:
     """Handlers of one parse."""
 
     def __init__(self, body: bytes, root: str, wanted: frozenset[str]) -> None:
         self.body = body
         self.root = root
-        self.wanted = wanted
         self.elements: dict[str, list[Element]] = {}
         self.encoding = "utf-8"
-        self._path: list[str] = []
-        self._open: list[Element | None] = []
+        # Of each open element: where it is, None beneath all that is wanted; and what is kept of it.
+        self._places: list[_Place | None] = [_Place.of(wanted)]
+        self._open: list[Element | None] = [None]
         self.parser = parser = expat.ParserCreate()
         parser.XmlDeclHandler = self._declared
         parser.StartDoctypeDeclHandler = self._doctype
@@ -152,24 +174,26 @@ class _Reader:
         raise ValueError("XML with a DOCTYPE")
 
     def _start(self, name: str, attributes: object) -> None:
-        if not self._path and (name != self.root or self.body.startswith((b"\xfe\xff", b"\xff\xfe")) or b"\0" in self.body[:4]):
+        depth = len(self._open) - 1
+        if not depth and (name != self.root or self.body.startswith((b"\xfe\xff", b"\xff\xfe")) or b"\0" in self.body[:4]):
             raise ValueError(f"the root element is {name[:32]!r}, not {self.root!r}")
-        if len(self._path) >= LIMIT_DEPTH:
+        if depth >= LIMIT_DEPTH:
             raise ValueError(f"XML nested deeper than {LIMIT_DEPTH}")
-        self._path.append(name)
-        path = "/".join(self._path) if len(self._path) <= 5 else ""
+        above = self._places[-1]
+        place = above.below.get(name) if above is not None else None
         element = None
-        if path in self.wanted:
-            element = Element(path, self.parser.CurrentByteIndex)
-            self.elements.setdefault(path, []).append(element)
-            parent = self._open[-1] if self._open else None
+        if place is not None and place.path:
+            element = Element(place.path, self.parser.CurrentByteIndex)
+            self.elements.setdefault(place.path, []).append(element)
+            parent = self._open[-1]
             if parent is not None:
                 parent.children.append(element)
+        self._places.append(place)
         self._open.append(element)
 
     def _end(self, name: str) -> None:
         element = self._open.pop()
-        self._path.pop()
+        self._places.pop()
         if element is not None:
             tag = _TAG.match(self.body, element.start)
             # The end of ``<a/>`` is told to be behind it, that of ``<a></a>`` before its last tag.
@@ -180,8 +204,9 @@ class _Reader:
             element.text = element.text.strip()
 
     def _text(self, text: str) -> None:
-        element = self._open[-1] if self._open else None
-        if element is not None:
+        element = self._open[-1]
+        # Nothing that is looked at is as long; adding up megabytes in bits would take minutes.
+        if element is not None and len(element.text) < LIMIT_TEXT:
             element.text += text
 
 

@@ -115,6 +115,12 @@ def test_metadata_beyond_all_size_is_refused() -> None:
         read(b"<metadata><versioning/>" + b" " * documents.LIMIT_BYTES + b"</metadata>")
 
 
+def test_a_flood_of_references_costs_no_more_than_its_size() -> None:
+    text = b"&#97;" * 1_000_000
+    listing = read(versioning("1.0").replace(b"<versions>", text + b"<versions><version>" + text + b"</version>"))
+    assert list(listing.entries) == ["1.0"]
+
+
 def test_a_thousand_versions_in_pieces_are_the_same() -> None:
     names = [f"1.{n}" for n in range(8000)]
     body = versioning(*names, latest="1.7999", release="1.7999")
