@@ -299,7 +299,7 @@ def _index_url(asked: argparse.Namespace, client: Any) -> str:
 
 def local_address(settings: EdgeSettings) -> str:
     """The base URL clients should use for the edge with these settings: its first public URL, else where it listens."""
-    from origin.settings import listen_address
+    from origin.words import listen_address
 
     if settings.server.public_urls:
         return settings.server.public_urls[0]

@@ -19,8 +19,8 @@ from origin.http.hot import HotPages
 from origin.http.listen import Limits, Server, open_tcp
 from origin.policy.rules import Rule, parse_rule
 from origin.registries import Registry
-from origin.settings import listen_address
 from origin.watch import watch_rules
+from origin.words import listen_address
 
 from . import clients
 from .mirror import Instance, Mirror

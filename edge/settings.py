@@ -29,8 +29,8 @@ from origin.settings import (
     read_toml,
     rules_of,
     usual_configs,
-    web_url,
 )
+from origin.words import web_url
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
 

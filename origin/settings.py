@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import math
 import os
 import re
 import tomllib
@@ -28,6 +27,7 @@ import msgspec
 from .logs import without_userinfo
 from .registries import Options
 from .toml_lines import KeyPath, key_lines
+from .words import duration_s, listen_address, shown, size_bytes, web_url
 
 SECRETS = frozenset({"password", "token", "users"})
 """Fields whose values are never shown."""
@@ -174,101 +174,6 @@ RANGES: Mapping[str, Mapping[str, tuple[str | int, str | int]]] = {
     "StoreSettings": {"limit": ("1kB", "1000PB"), "memory": ("0B", "1PB"), "spool_memory": ("0B", "1PB")},
 }
 """The least and the most each number may be, by table and key, as words of the settings file: beyond them a node cannot work."""
-
-
-# ---- words ----------------------------------------------------------------------------------------------------------
-
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
-_DURATION_UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGTP])(I?))?B?", re.IGNORECASE)
-
-
-def duration_s(value: object) -> float:
-    """Read ``"10m"``, ``"1h30m"``, ``"250ms"`` or plain seconds. Raises ``ValueError``."""
-    complaint = ValueError(f'not a duration, such as "30s", "10m" or "1d": {_shown(value)}')
-    if isinstance(value, bool):
-        raise complaint
-    if isinstance(value, int | float):
-        seconds = float(value)
-    elif isinstance(value, str):
-        text = value.strip().lower()
-        try:
-            seconds = float(text)
-        except ValueError:
-            parts = list(_DURATION_PART.finditer(text))
-            if not parts or "".join(part[0] for part in parts) != text:
-                raise complaint from None
-            seconds = math.fsum(float(part[1]) * _DURATION_UNITS_S[part[2]] for part in parts)
-    else:
-        raise complaint
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise complaint
-    return seconds
-
-
-def size_bytes(value: object) -> int:
-    """Read ``"10GB"`` (powers of 1000), ``"512MiB"`` (powers of 1024) or plain bytes. Raises ``ValueError``."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
-    if isinstance(value, str) and (found := _SIZE.fullmatch(value.strip())):
-        step = 1024 if found[3] else 1000
-        power = "KMGTP".index(found[2].upper()) + 1 if found[2] else 0
-        whole, _, fraction = found[1].partition(".")
-        scale: int = step**power
-        return int(whole) * scale + (int(fraction) * scale // 10 ** len(fraction) if fraction else 0)
-    raise ValueError(f'not a size, such as "10GB" or "512MiB": {_shown(value)}')
-
-
-def listen_address(text: str) -> tuple[str, int]:
-    """Split ``127.0.0.1:8080``, ``[::1]:8080`` or ``localhost:8080`` into host and port; port 0 lets the system choose.
-
-    Raises ``ValueError``.
-    """
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if bracketed:
-        host = host[1:-1]
-    if not colon or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535 or (":" in host) != bracketed:
-        raise ValueError(f'not an address to listen on, such as "127.0.0.1:8080" or "[::1]:8080": {_shown(text)}')
-    if bracketed:
-        try:
-            ipaddress.IPv6Address(host.partition("%")[0])
-        except ValueError:
-            raise ValueError(f"not an IPv6 address: {_shown(host)}") from None
-    elif not re.fullmatch(r"[A-Za-z0-9_.-]+", host):
-        raise ValueError(f"not a host name or address: {_shown(host)}")
-    return host, int(port)
-
-
-def web_url(text: str) -> str:
-    """Return ``text`` if it is an absolute http or https URL without query and fragment.
-
-    Raises ``ValueError``, showing no credentials.
-    """
-    try:
-        parts = urlsplit(text)
-        port_is_fine = parts.port is None or parts.port > 0
-    except ValueError:
-        parts, port_is_fine = urlsplit(""), False
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or not port_is_fine
-        or re.search(r"[\s\x00-\x1f\x7f\\]", text)
-        or "?" in text
-        or "#" in text
-    ):
-        raise ValueError(f"not an http or https URL without query: {_shown(text)}")
-    return text
-
-
-def _shown(value: object) -> str:
-    """``value`` as a complaint shows it: short, and without what precedes an ``@``, which may be a password however it is written."""
-    text = repr(value)
-    _, at, rest = text.rpartition("@")
-    if at:
-        text = f"'…@{rest}"
-    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _require_range(table: type[Table], key: str, value: object) -> None:
@@ -452,7 +357,7 @@ def _decode(name: str, wanted: Any, leaf: _Leaf) -> object:
         return None if size == 0 and _optional(wanted) else size
     if wanted is Path or Path in get_args(wanted):
         if not isinstance(value, str | os.PathLike):
-            raise ValueError(f"not a path: {_shown(value)}")
+            raise ValueError(f"not a path: {shown(value)}")
         text = os.fspath(value)
         if not text or "\0" in str(text):
             raise ValueError("not a path")
@@ -513,7 +418,7 @@ def complete_registry(values: dict[str, object], name: str, error: Callable[[str
     if kind not in kinds.KINDS:
         known = ", ".join(sorted(kinds.KINDS))
         missing = "" if kind != name else "; a name that is no kind needs a kind = … beside it"
-        raise error("kind", f"unknown kind {_shown(kind)}, known: {known}{missing}")
+        raise error("kind", f"unknown kind {shown(kind)}, known: {known}{missing}")
     upstream = values.get("upstream")
     if upstream is None:
         # The public registry under a company's name would be an invitation to whoever registers its packages there.
@@ -530,9 +435,9 @@ def complete_registry(values: dict[str, object], name: str, error: Callable[[str
     path = str(values.setdefault("path", f"/{name}/"))
     segments = path.strip("/").split("/")
     if not (path.startswith("/") and path.endswith("/") and len(path) > 2):
-        raise error("path", f"a path begins and ends with a slash, as in /{name}/: {_shown(path)}")
+        raise error("path", f"a path begins and ends with a slash, as in /{name}/: {shown(path)}")
     if path != f"/{'/'.join(segments)}/" or not all(_PATH_SEGMENT.fullmatch(segment) for segment in segments):
-        raise error("path", f"a path is made of plain names between single slashes: {_shown(path)}")
+        raise error("path", f"a path is made of plain names between single slashes: {shown(path)}")
     if segments[0] == "-":
         raise error("path", "paths beneath /-/ are the node's own")
     for key, allowed in _CREDENTIALS.items():
@@ -568,7 +473,9 @@ def check_registries(layers: Layers, registries: Mapping[str, RegistrySettings])
         except ValueError as error:
             raise layers.error(("registries", name, "keys"), str(error)) from None
         if registry.signatures == "require" and registry.keys is None:
-            raise layers.error(("registries", name, "signatures"), "signatures cannot be required without keys; set keys beside it")
+            raise layers.error(
+                ("registries", name, "signatures"), "signatures cannot be required without keys; set keys beside it"
+            )
         for other, path in placed:
             shared = registry.path == path and registry.kind == registries[other].kind and registry.kind in kinds.MERGED
             if shared:
@@ -628,10 +535,10 @@ def _require_certificates(layers: Layers, ca: Path) -> None:
 
 def _base_url(text: str) -> str:
     if "@" in web_url(text) or text.endswith("/"):
-        raise ValueError(f"a public URL has no credentials and no slash at its end: {_shown(text)}")
+        raise ValueError(f"a public URL has no credentials and no slash at its end: {shown(text)}")
     if not _AUTHORITY.fullmatch(urlsplit(text).netloc):
         raise ValueError(
-            f"a public URL names its host as clients send it, in ASCII (xn--… for other letters), with a port at most: {_shown(text)}"
+            f"a public URL names its host as clients send it, in ASCII (xn--… for other letters), with a port at most: {shown(text)}"
         )
     return text
 
@@ -640,7 +547,7 @@ def _network(text: str) -> object:
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
-        raise ValueError(f'not an address or network, such as "10.0.0.1" or "10.0.0.0/8": {_shown(text)}') from None
+        raise ValueError(f'not an address or network, such as "10.0.0.1" or "10.0.0.0/8": {shown(text)}') from None
 
 
 # ---- rules ----------------------------------------------------------------------------------------------------------

@@ -22,10 +22,10 @@ PACKAGES = ("origin", "edge")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("origin.model", "origin.errors"),
     ("origin.registries", "origin.policy", "origin.freshness", "origin.targets", "origin.toml_lines", "origin.api.wire"),
-    ("origin.metrics", "origin.settings", "origin.logs", "origin.datadir", "origin.loopwatch"),
+    ("origin.metrics", "origin.words", "origin.settings", "origin.logs", "origin.datadir", "origin.loopwatch"),
     ("origin.blobs", "origin.catalog", "origin.sources", "origin.http", "origin.flights"),
-    ("origin.pipeline", "origin.feed", "origin.tokens", "origin.webhooks", "origin.access"),
-    ("origin.pages", "origin.files", "origin.service"),
+    ("origin.notes", "origin.pipeline", "origin.feed", "origin.tokens", "origin.webhooks", "origin.access"),
+    ("origin.pages", "origin.files", "origin.groups", "origin.relays", "origin.service"),
     ("origin.api.server", "origin.control", "origin.watch", "origin.app"),
     ("origin.__main__", "origin"),
     ("edge",),
@@ -46,8 +46,10 @@ MAY_BLOCK: dict[str, str] = {
     "origin.blobs": "files are its subject",
     "origin.catalog": "a database is its subject",
     "origin.http.sending": "a piece of a file that is not in memory is read ahead in a thread, since sendfile would block the loop",
+    "origin.groups": "large listings are made one in worker threads",
     "origin.pages": "large listings are parsed in worker threads",
     "origin.pipeline": "archives are read in worker threads",
+    "origin.relays": "large answers are judged in worker threads",
     "edge.render": "large pages are written in worker threads",
 }
 """Where blocking calls are made, off the event loop. Prefixes of module names, each with its reason."""
@@ -62,7 +64,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 LONG_MODULES: dict[str, str] = {
     "origin/blobs/disk.py": "one store and its spool, whose states are read together",
-    "tests/fakes/server.py": "one fake registry",
+    "origin/catalog/sqlite.py": "one catalogue: its writer, its readers and their statements",
+    "origin/sources/registry.py": "one request, with its retries, redirects and what is learnt from how it ends",
     "tests/harness.py": "one stage that every end-to-end test stands on",
 }
 """Modules over 700 lines, each with the reason why it is one subject. Paths from the root."""

@@ -6,7 +6,7 @@ import configparser
 from pathlib import Path
 
 from edge.settings import load_edge
-from origin.settings import duration_s
+from origin.words import duration_s
 
 DEPLOY = Path(__file__).resolve().parents[1] / "deploy"
 

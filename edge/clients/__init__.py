@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from origin.settings import RegistrySettings, web_url
+from origin.settings import RegistrySettings
+from origin.words import web_url
 
 from ..settings import DEFAULT_LISTEN
 from .jvm import JVM

@@ -22,13 +22,10 @@ from origin.settings import (
     SettingsError,
     Table,
     default_data,
-    duration_s,
     find_config,
-    listen_address,
-    size_bytes,
-    web_url,
 )
 from origin.toml_lines import key_lines
+from origin.words import duration_s, listen_address, size_bytes, web_url
 
 RULE = '[[rules]]\nname = "no-evil"\nmatch = "pkg:pypi/evil"\naction = "refuse"\nreason = "it is evil"\n'
 
@@ -57,7 +54,7 @@ def test_an_edge_needs_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     settings = load_edge({}, {"HOME": str(tmp_path)}).settings
     assert settings.listen == "127.0.0.1:8080"
     assert settings.origin is None
-    assert list(settings.registries) == ["pypi"]
+    assert list(settings.registries) == ["pypi", "npm", "maven"]
     assert settings.registries["pypi"].path == "/pypi/"
     assert settings.registries["pypi"].upstream.endswith("/simple/")
     assert settings.registries["pypi"].fresh_s == 600
