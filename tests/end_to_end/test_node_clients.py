@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import verdaccio_door, verdaccio_e2e
 from tests.fakes.npm import FakeNpm
 from tests.node import CLIENTS, NPM, PNPM, YARN4, Client, Project, audit_signatures, corepack
 from tests.tarballs import Tarballs
@@ -123,3 +124,15 @@ def test_corepack_runs_what_the_registry_signed(registry: FakeNpm, shelf: Tarbal
     ran = corepack(tmp_path, registry.registry_url, "pnpm@10.99.0", "--version", keys=keys)
     assert ran.succeeded == (trusted == "the registry's key"), ran.output
     assert ("a pnpm made for a test" in ran.output) == ran.succeeded
+
+
+def test_verdaccio_s_battery_publishes_and_reads_through_its_front(registry: FakeNpm, tmp_path: Path) -> None:
+    (tmp_path / "published").mkdir()
+    with verdaccio_door.opened(registry.registry_url, registry, tmp_path / "published") as url:
+        report = verdaccio_e2e.run(url, tmp_path, tests=("ping", "install"), managers=("npm", "bun"))
+    assert report.verdicts() == {
+        "npm > install": "passed",
+        "npm > ping": "passed",
+        "bun > install": "passed",
+        "bun > ping": "skipped",
+    }, report.output
