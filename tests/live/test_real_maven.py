@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from origin.settings import default_registries
-from tests.gradle_like import GradleLike
 from tests.harness import Edge
 from tests.jvm import COURSIER, GRADLE, MAVEN_4, MAVEN_39, JvmClient, JvmWorkspace, Maven
 from tests.live.dying import DEAD, MOST, outage_ratio
@@ -46,7 +45,7 @@ MAVENS = [MAVEN_39, MAVEN_4]
 
 REQUIRES = ["com.google.guava:guava:33.3.1-jre", "junit:junit:4.13.2"]
 
-RESOLVERS: list[JvmClient] = [GRADLE, GradleLike(), COURSIER]
+RESOLVERS: list[JvmClient] = [GRADLE, COURSIER]
 
 
 @pytest.fixture(scope="module")
