@@ -353,7 +353,9 @@ class Edge:
         return total
 
     def upstream_requests(self, kind: str | None = None) -> float:
-        return self.metric("leeward_upstream_requests_total", **({"kind": kind} if kind is not None else {}))
+        """Requests sent to the upstream of the registry under test. (Others are knocked at, since theirs refuse.)"""
+        named = {"registry": self.kind} | ({"kind": kind} if kind is not None else {})
+        return self.metric("leeward_upstream_requests_total", **named)
 
     def command(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
         """Run ``edge COMMAND …`` beside the running node, with its settings and data."""
