@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -17,6 +17,7 @@ class Asked:
     method: str
     target: str
     fields: Mapping[str, str]
+    body: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,13 @@ class Answering:
                         buffer += data
                     head, _, buffer = buffer.partition(b"\r\n\r\n")
                     asked = _read(head)
+                    length = int(asked.fields.get("content-length", "0"))
+                    while len(buffer) < length:
+                        data = await stream.receive_some(65536)
+                        if not data:
+                            return
+                        buffer += data
+                    asked, buffer = replace(asked, body=buffer[:length]), buffer[length:]
                     self.asked.append(asked)
                     self._news.unpark_all()
                     if not await _send(stream, asked, self._reply(asked)):

@@ -12,7 +12,7 @@ from typing import Any
 import trio
 
 from origin.metrics import Metrics
-from origin.model import Entry, File, Page
+from origin.model import Entry, File, Page, Relay
 from origin.registries.pypi import PyPI
 from origin.sources import FileStream, Known, Received
 from origin.sources.registry import RegistrySource, Timeouts, Upstream
@@ -23,6 +23,7 @@ NOW = 1_800_000_000.0
 JSON = "application/vnd.pypi.simple.v1+json"
 PAGE = Page("pypi", "six")
 WHEEL = File("pypi", "six", "1.0", "six-1.0-py3-none-any.whl", "packages/six-1.0-py3-none-any.whl")
+RELAY = Relay("pypi", "GET", "-/search?text=six")
 PATIENT = Timeouts()
 BRIEF = Timeouts(first_byte_s=2, stall_s=0.2, page_s=0.5, queue_s=0.2)
 """For tests in which waiting is the point. (The others must pass on a machine that has other things to do.)"""

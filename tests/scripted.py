@@ -12,15 +12,17 @@ from pathlib import Path
 import trio
 
 from origin.blobs.disk import DiskBlobs
+from origin.catalog import Catalog
 from origin.catalog.memory import MemoryCatalog
 from origin.errors import NotFound, Unavailable
 from origin.flights import Flights, open_flights
 from origin.metrics import Metrics
-from origin.model import Digest, Entry, File, Page, Stamp
+from origin.model import Digest, Entry, File, Page, Relay, Stamp
 from origin.policy.rules import Rule, parse_rule
+from origin.registries import Registry
 from origin.registries.pypi import PyPI
 from origin.service import Service
-from origin.sources import Absent, Answer, FileHead, FileStream, Known, NotModified, Received
+from origin.sources import Absent, Answer, FileHead, FileStream, Known, NotModified, Received, Relayed
 
 UPSTREAM = "http://pypi.test/simple/"
 MEDIA_TYPE = "application/vnd.pypi.simple.v1+json"
@@ -113,6 +115,7 @@ class ScriptedSource:
     gate_after: int = 0
     validators: list[str] = field(default_factory=list)
     header_digests: bool = False
+    relayed: dict[str, Relayed] = field(default_factory=dict)
     name: str = "registry"
 
     def available(self, registry: str, kind: str) -> bool:
@@ -168,9 +171,98 @@ class ScriptedSource:
             await trio.lowlevel.checkpoint()
             yield upload.content[at : at + self.piece_bytes]
 
+    async def relay(self, relay: Relay) -> Relayed:
+        await self._reach(f"relay {relay.request}")
+        return self.relayed.get(relay.request, Relayed(404, b""))
+
     async def exists(self, file: File, url: str) -> bool:
         await self._reach(f"exists {file.filename}")
         return file.filename in self.still_there or any(upload.url == url for upload in self._uploads())
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What stands at an address. ``digests`` and ``last_modified`` come in fields; a ``status`` of 500 and more says: not now."""
+
+    body: bytes = b""
+    status: int = 200
+    media_type: str = "application/octet-stream"
+    last_modified: str | None = None
+    digests: tuple[Digest, ...] = ()
+
+
+@dataclass
+class Web:
+    """Upstreams of any kind in the tests' hands: addresses, and what stands there. It keeps the contract of every source.
+
+    ``sent`` maps an address to its answer, or to several to be used up (the last stays). ``down`` names instances whose upstream does not
+    answer, ``doubted`` those that nobody should wait for; ``gates`` holds an address' answer back, and ``body_gate`` all bodies from
+    ``gate_after`` on. ``asked`` lists the addresses that were asked for, ``relays`` what was forwarded.
+    """
+
+    registries: Mapping[str, Registry]
+    sent: dict[str, Sent | list[Sent]] = field(default_factory=dict)
+    down: set[str] = field(default_factory=set)
+    doubted: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
+    relays: list[Relay] = field(default_factory=list)
+    gates: dict[str, trio.Event] = field(default_factory=dict)
+    body_gate: trio.Event | None = None
+    gate_after: int = 0
+    piece_bytes: int = 64 * 1024
+    name: str = "registry"
+
+    def available(self, registry: str, kind: str) -> bool:
+        return registry in self.registries and registry not in self.doubted
+
+    async def _answer(self, registry: str, url: str) -> Sent:
+        """What stands at an address; raises ``Unavailable`` if nobody says."""
+        self.asked.append(url)
+        await trio.lowlevel.checkpoint()
+        if url in self.gates:
+            await self.gates[url].wait()
+        if registry in self.down:
+            raise Unavailable("upstream is down", 7)
+        sent = self.sent.get(url, Sent(status=404))
+        if isinstance(sent, list):
+            sent = sent.pop(0) if len(sent) > 1 else sent[0]
+        if sent.status >= 500:
+            raise Unavailable(f"upstream answers {sent.status}", 7)
+        return sent
+
+    async def page(self, page: Page, known: Known | None) -> Answer:
+        url = self.registries[page.registry].locate(page, None)
+        sent = await self._answer(page.registry, url)
+        if sent.status != 200:
+            return Absent(sent.status, stamp(30))
+        etag = f'"{hashlib.md5(sent.body, usedforsecurity=False).hexdigest()}"'
+        if known is not None and known.etag == etag:
+            return NotModified(stamp())
+        return Received(sent.body, sent.media_type, url, stamp(), etag, sent.last_modified, digests=sent.digests)
+
+    @asynccontextmanager
+    async def file(self, file: File, entry: Entry, start: int = 0, validator: str | None = None) -> AsyncIterator[FileStream]:
+        sent = await self._answer(file.registry, entry.url)
+        if sent.status != 200:
+            raise NotFound(file.filename)
+        head = FileHead(len(sent.body), start, sent.media_type, '"v1"', sent.digests, sent.last_modified)
+        async with aclosing(self._chunks(sent.body, start)) as chunks:
+            yield FileStream(head, chunks)
+
+    async def _chunks(self, body: bytes, start: int) -> AsyncGenerator[bytes]:
+        for at in range(start, len(body), self.piece_bytes):
+            if self.body_gate is not None and at >= self.gate_after:
+                await self.body_gate.wait()
+            await trio.lowlevel.checkpoint()
+            yield body[at : at + self.piece_bytes]
+
+    async def relay(self, relay: Relay) -> Relayed:
+        self.relays.append(relay)
+        sent = await self._answer(relay.registry, self.registries[relay.registry].upstream + relay.request)
+        return Relayed(sent.status, sent.body)
+
+    async def exists(self, file: File, url: str) -> bool:
+        return (await self._answer(file.registry, url)).status == 200
 
 
 @dataclass
@@ -230,3 +322,38 @@ async def bench(
             upstream_since={"pypi": upstream_since},
         )
         yield Bench(service, source, blobs, catalog, flights, metrics, registry)
+
+
+@dataclass
+class Stall:
+    """A service of any kinds, the upstreams it asks, and what it stands on."""
+
+    service: Service
+    web: Web
+    blobs: DiskBlobs
+    catalog: Catalog
+    flights: Flights
+    metrics: Metrics
+
+    def rule(self, match: str, reason: str = "not for us") -> None:
+        """Put one rule in force."""
+        self.service.set_rules([parse_rule({"name": "test", "match": match, "action": "refuse", "reason": reason})])
+
+    async def events(self) -> list[str]:
+        return [event.kind for event in await self.catalog.events()]
+
+
+@asynccontextmanager
+async def stall(
+    tmp_path: Path, registries: Sequence[Registry], web: Web | None = None, catalog: Catalog | None = None
+) -> AsyncIterator[Stall]:
+    """A node's service over ``web``. With the ``web`` and ``catalog`` of another one it is that one, started again."""
+    named = {registry.name: registry for registry in registries}
+    web = web or Web(named)
+    catalog = catalog or MemoryCatalog()
+    metrics = Metrics()
+    blobs = DiskBlobs(tmp_path / "blobs", limit_bytes=None)
+    await blobs.sweep()
+    async with open_flights(metrics) as flights:
+        service = Service(named, [web], blobs, catalog, flights, metrics, now)
+        yield Stall(service, web, blobs, catalog, flights, metrics)

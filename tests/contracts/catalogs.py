@@ -29,9 +29,8 @@ def stored(page: Page = SIX, document: bytes = b'{"files": []}', **changes: obje
 
 def bound(file: File = WHEEL, content: str = "six", size: int = 100, at: float = 10.0) -> Binding:
     """A binding of ``file`` to the digest of ``content``."""
-    return Binding(
-        file, digest_of(content), size, at, (Digest("blake2b-256", "ab" * 32), Digest("md5", "cd" * 16)), "application/zip"
-    )
+    aliases = (Digest("blake2b-256", "ab" * 32), Digest("md5", "cd" * 16))
+    return Binding(file, digest_of(content), size, at, aliases, "application/zip")
 
 
 def wheel(number: int) -> File:
@@ -176,6 +175,18 @@ class CatalogContract:
         assert await catalog.held(digest_of("six")) == 100
         assert await catalog.binding(WHEEL) == bound()
         assert len(await catalog.changes(0)) == 1
+
+    async def test_the_date_that_came_with_the_bytes_stays_with_the_name(self, catalog: Catalog) -> None:
+        dated = replace(bound(), last_modified="Tue, 02 Jan 2024 03:04:05 GMT")
+        await catalog.bind(dated)
+        await catalog.bind(bound(wheel(1), "undated"))
+        assert await catalog.binding(WHEEL) == dated
+        assert list(await catalog.bindings("pypi", "six")) == [dated]
+        undated = await catalog.binding(wheel(1))
+        assert undated is not None
+        assert undated.last_modified is None
+        await catalog.bind(replace(bound(at=99.0), last_modified="Wed, 03 Jan 2024 03:04:05 GMT"))
+        assert await catalog.binding(WHEEL) == dated
 
     async def test_another_digest_under_a_bound_name_is_an_alarm_and_writes_nothing(self, catalog: Catalog) -> None:
         await catalog.bind(bound())

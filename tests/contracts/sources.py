@@ -9,25 +9,27 @@ import pytest
 import trio
 
 from origin.errors import Corrupt, NotFound, Unavailable
-from origin.model import Entry, File, Page
-from origin.sources import Absent, FileStream, Known, NotModified, Received, Source
+from origin.model import Entry, File, Page, Relay
+from origin.sources import Absent, FileStream, Known, NotModified, Received, Relayed, Source
 
 
 @dataclass(frozen=True)
 class Arena:
-    """A source that was told to wait briefly, one page and one file, and what may happen to them upstream.
+    """A source that was told to wait briefly, one page, one file and one relay, and what may happen to them upstream.
 
     ``publish(body, etag)`` puts the page there, ``withdraw()`` removes page and file; ``upload(body, cut)`` puts the file there, to be cut
-    off once after ``cut`` bytes; ``silence()`` lets upstream accept and never answer, ``fail()`` lets it say that it cannot now,
-    ``vanish()`` takes it off the network. ``requests()`` counts what arrived there.
+    off once after ``cut`` bytes; ``answer(status, body)`` is what the relay gets; ``silence()`` lets upstream accept and never answer,
+    ``fail()`` lets it say that it cannot now, ``vanish()`` takes it off the network. ``requests()`` counts what arrived there.
     """
 
     source: Source
     page: Page
     file: File
     entry: Entry
+    relay: Relay
     publish: Callable[[bytes, str], None]
     upload: Callable[[bytes, int | None], None]
+    answer: Callable[[int, bytes], None]
     withdraw: Callable[[], None]
     silence: Callable[[], None]
     fail: Callable[[], None]
@@ -75,10 +77,11 @@ class SourceContract:
         assert answer.status in {404, 410}
 
     @pytest.mark.parametrize("fault", ["silence", "fail", "vanish"])
-    @pytest.mark.parametrize("what", ["page", "held page", "file", "existence"])
+    @pytest.mark.parametrize("what", ["page", "held page", "file", "existence", "relay"])
     async def test_an_upstream_that_cannot_answer_is_unavailable(self, fault: str, what: str, arena: Arena) -> None:
         arena.publish(b"{}", '"v1"')
         arena.upload(BODY, None)
+        arena.answer(200, b"{}")
         {"silence": arena.silence, "fail": arena.fail, "vanish": arena.vanish}[fault]()
 
         async def ask() -> object:
@@ -90,6 +93,8 @@ class SourceContract:
                 case "file":
                     async with arena.source.file(arena.file, arena.entry) as stream:
                         return stream.head
+                case "relay":
+                    return await arena.source.relay(arena.relay)
                 case _:
                     return await arena.source.exists(arena.file, arena.entry.url)
 
@@ -128,6 +133,15 @@ class SourceContract:
     async def test_a_file_that_is_there_exists(self, arena: Arena) -> None:
         arena.upload(BODY, None)
         assert await arena.source.exists(arena.file, arena.entry.url)
+
+    async def test_a_relay_brings_whatever_was_answered(self, arena: Arena) -> None:
+        arena.answer(200, b'{"objects": []}')
+        assert await arena.source.relay(arena.relay) == Relayed(200, b'{"objects": []}')
+
+    @pytest.mark.parametrize("status", [400, 404, 405, 410, 413, 422])
+    async def test_what_is_said_about_a_relayed_request_is_an_answer_too(self, status: int, arena: Arena) -> None:
+        arena.answer(status, b"no")
+        assert (await arena.source.relay(arena.relay)).status == status
 
     async def test_a_transfer_can_be_left_at_any_time(self, arena: Arena) -> None:
         arena.upload(BODY, None)

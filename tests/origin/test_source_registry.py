@@ -21,7 +21,7 @@ from origin.sources.lines import LINES
 from origin.sources.registry import Upstream
 from tests.answering import Answering, Reply, answering
 from tests.contracts.sources import BODY, Arena, SourceContract, collect
-from tests.registry_bench import BRIEF, NOW, PAGE, PATIENT, WHEEL, Bench, bench, document, revalidated, source_of, stored
+from tests.registry_bench import BRIEF, NOW, PAGE, PATIENT, RELAY, WHEEL, Bench, bench, document, revalidated, source_of, stored
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ class TestContract(SourceContract):
 
             upstream: Answering = await nursery.start(serve)
             source = source_of(upstream.url + "simple/", metrics, replace(PATIENT, first_byte_s=2))
-            page, file = "/simple/six/", "/files/six.whl"
+            page, file, relay = "/simple/six/", "/files/six.whl", f"/simple/{RELAY.request}"
 
             def publish(body: bytes, etag: str) -> None:
                 upstream.answers[page] = revalidated(body, etag)
@@ -56,15 +56,17 @@ class TestContract(SourceContract):
                 upstream.answers[file] = stored(body, cuts=None if cut is None else [cut])
 
             def everywhere(reply: Reply) -> Callable[[], None]:
-                return lambda: upstream.answers.update({page: reply, file: reply})
+                return lambda: upstream.answers.update({page: reply, file: reply, relay: reply})
 
             yield Arena(
                 source,
                 PAGE,
                 WHEEL,
                 Entry(WHEEL, f"{upstream.url}files/six.whl"),
+                RELAY,
                 publish,
                 upload,
+                answer=lambda status, body: upstream.answers.update({relay: Reply(status, body)}),
                 withdraw=upstream.answers.clear,
                 silence=everywhere(Reply(silent=True)),
                 fail=everywhere(Reply(503)),

@@ -6,8 +6,9 @@ import pytest
 import trio.testing
 
 from origin.model import Entry
+from origin.sources import Relayed
 from tests.contracts.sources import BODY, Arena, SourceContract
-from tests.registry_bench import PAGE, WHEEL
+from tests.registry_bench import PAGE, RELAY, WHEEL
 from tests.scripted import ScriptedSource, Upload
 
 
@@ -38,9 +39,11 @@ class TestContract(SourceContract):
             PAGE,
             WHEEL,
             Entry(WHEEL, Upload(WHEEL.filename, BODY).url),
+            RELAY,
             publish,
             upload,
-            withdraw,
+            answer=lambda status, body: source.relayed.update({RELAY.request: Relayed(status, body)}),
+            withdraw=withdraw,
             silence=lambda: say("silent"),
             fail=lambda: say("down"),
             vanish=lambda: say("down"),
