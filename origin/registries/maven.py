@@ -243,13 +243,16 @@ class Maven:
 
     def vouched(self, resource: Page | File, evidence: Mapping[str, bytes]) -> tuple[Digest, ...]:
         found: list[Digest] = []
-        for file in self.evidence(resource):
-            body = evidence.get(file.filename)
-            if body is None:
+        wanted = [file.filename for file in self.evidence(resource)]
+        if isinstance(resource, File):
+            # Checksums by whatever algorithm count, even those that are not worth asking for.
+            wanted += [name for ending in paths.CHECKSUMS if (name := f"{resource.filename}.{ending}") not in wanted]
+        for name in wanted:
+            if (body := evidence.get(name)) is None:
                 continue
-            of = file.filename.removesuffix(".sha1")
-            if of != file.filename:
-                found.append(documents.read_checksum("sha1", body, of))
+            of, algorithm = paths.split_checksum(name)
+            if algorithm:
+                found.append(documents.read_checksum(algorithm, body, of))
             else:
                 assert isinstance(resource, File), "pages have no module metadata"
                 found += documents.read_module(body, resource.filename)
