@@ -107,7 +107,7 @@ class Files:
         self._serve_removed = serve_removed
         self._bound: OrderedDict[File, Binding] = OrderedDict()
         # Requests whose flight is in the air, by what they asked for.
-        self._aloft: dict[File, Resolved] = {}
+        self._aloft: dict[File, tuple[Resolved, Flight[Stored]]] = {}
         self._used: dict[Digest, float] = {}
         self._probed: OrderedDict[str, tuple[float, bool]] = OrderedDict()
         self._notes = notes
@@ -135,9 +135,10 @@ class Files:
         aloft = self._aloft.get(file)
         if aloft is not None:
             # Being fetched at this moment: what its path means is known, and a hundred clients need not each look it up.
-            _require_allowed(self.judge(aloft.file))
-            assert aloft.entry is not None
-            return await self._arriving(aloft.file, aloft.entry, aloft.binding, asked + hold_s)
+            resolved, _ = aloft
+            _require_allowed(self.judge(resolved.file))
+            assert resolved.entry is not None
+            return await self._arriving(resolved.file, resolved.entry, resolved.binding, asked + hold_s)
         try:
             resolved = await self.resolve(file)
         except NotFound:
@@ -312,6 +313,9 @@ class Files:
             resolved = await self.resolve(subject)
             _require_allowed(self.judge(resolved.file))
             known = _known(resolved)
+            if not known and (aloft := self._aloft.get(subject)) is not None:
+                # Its last bytes may leave a moment before it is bound, and the client's next question is this one.
+                known = aloft[1].digests
             mine = next((digest.value for digest in known if digest.algorithm == algorithm), None)
             # An MD5 is only known because upstream told it.
             if mine is not None and (algorithm in (registry.identity, "md5") or file in self._offered):
@@ -332,10 +336,10 @@ class Files:
         try:
             content = await self._notes.read(file)
         except Unavailable:
-            if mine is not None:
-                return mine
             if await self._pages.absence(file) is not None:
                 raise NotFound(f"upstream had no {file.filename} when it last answered") from None
+            if mine is not None:
+                return mine
             raise
         if content is None:
             await self._pages.record_absence(file)
@@ -437,7 +441,7 @@ class Files:
 
         async def job(flight: Flight[Stored]) -> Stored:
             if asked_as is not None:
-                self._aloft[asked_as] = Resolved(file, entry, binding)
+                self._aloft[asked_as] = Resolved(file, entry, binding), flight
             try:
                 stored = await synchronize(flight, self._bench, registry, file, entry)
             except NotFound:
