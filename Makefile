@@ -16,7 +16,7 @@ JVM_CLIENTS := .tools/jvm
 HASHED := --require-hashes --no-deps
 
 # Programs the suite drives, each with the Debian package it comes from.
-TEST_PROGRAMS := strace:strace npm:npm mvn:maven javac:default-jdk-headless gradle:gradle gpg:gnupg
+TEST_PROGRAMS := strace:strace node:nodejs npm:npm mvn:maven javac:default-jdk-headless gradle:gradle gpg:gnupg
 BENCH_PROGRAMS := gcc:gcc taskset:util-linux
 # Linkable C needs headers too, which `command -v` cannot see; they come along with gcc.
 EXTRA_gcc := libc6-dev
@@ -64,11 +64,12 @@ format: .venv/.dev ## format, and repair what the linter can
 bench: bench-programs .venv/.dev $(CLIENTS)/.done .tools/nginx/.done ## one table: ours beside nginx, in one run
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
-lock: $(CLIENTS)/.done ## pin the newest releases again, with hashes and without addresses
+lock: $(CLIENTS)/.done .venv/.dev ## pin the newest releases again, with hashes and without addresses
 	$(LOCK) requirements/build.in -o requirements/build.txt
 	$(LOCK) pyproject.toml -c requirements/build.txt -o requirements/run.txt
 	$(LOCK) pyproject.toml --group dev -c requirements/run.txt -c requirements/build.txt -o requirements/dev.txt
 	$(LOCK) requirements/tools.in -o requirements/tools.txt
+	$(BIN)/python -m tests.tools.node
 LOCK = $(CLIENTS)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header
 
 clean: ## remove all that these commands made, the data of `make edge` apart
@@ -114,7 +115,7 @@ $(CLIENTS)/.done: requirements/tools.txt $(call unless_sound,$(CLIENTS))
 $(NODE_CLIENTS)/.done: requirements/node/package.json requirements/node/package-lock.json
 	@echo "installing npm, pnpm, yarn and bun as test clients"
 	@mkdir -p $(NODE_CLIENTS) && cp requirements/node/package.json requirements/node/package-lock.json $(NODE_CLIENTS)/
-	@cd $(NODE_CLIENTS) && npm ci --no-audit --no-fund --loglevel=error
+	@npm ci --prefix $(NODE_CLIENTS) --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
 # Maven 3.9 and 4 and coursier; the system's own mvn fetches them.

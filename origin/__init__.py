@@ -13,9 +13,10 @@ Reading order:
 3. ``blobs/``, ``catalog/``, ``sources/``, ``http/``, ``flights.py`` — the ring of I/O: bytes on disk, rows, upstreams,
    clients, and one fetch with many readers.
 4. ``pipeline/`` — what happens to a thing between its first byte and its place in the store, one stage after another.
-5. ``service.py`` — pages and files, whatever the source.
+5. ``service.py`` — pages and files, whatever the source, in ``pages.py`` and ``files.py``; ``groups.py`` for several upstreams
+   at one path, ``relays.py`` for what is forwarded, ``notes.py`` for the small files that vouch for others.
 6. ``app.py`` — the only place that wires.
 
-Beside them: ``settings.py`` and ``toml_lines.py`` (what operators say, and where they said it), ``control.py`` (the socket
+Beside them: ``settings.py``, ``words.py`` and ``toml_lines.py`` (what operators say, and where they said it), ``control.py`` (the socket
 through which commands reach a running node), ``logs.py``, ``metrics.py``, ``access.py``.
 """

@@ -20,7 +20,8 @@ def test_the_example_settings_are_accepted_and_hold_the_limits_they_name() -> No
 def test_every_commented_line_of_the_example_is_accepted_too(tmp_path: Path) -> None:
     lines = (DEPLOY / "edge.toml").read_text().splitlines()
     settings = [line.removeprefix("# ") for line in lines if "=" in line or line.startswith(("[", "# ["))]
-    settings.remove('ca = "company.pem"              # added to the operating system\'s trust store')
+    # Files that only a company has.
+    settings = [line for line in settings if not line.startswith(("ca = ", "keys = "))]
     whole = tmp_path / "edge.toml"
     whole.write_text("\n".join(settings))
     loaded = load_edge({"config": str(whole)}, {})

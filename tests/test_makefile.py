@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 def tree(tmp_path: Path) -> Path:
     """A tree with nothing but the Makefile and what its targets depend on, of which both environments look set up."""
     tree = tmp_path.resolve() / "tree"
-    (tree / "requirements").mkdir(parents=True)
+    for directory in ("requirements/node", "tests/tools"):
+        (tree / directory).mkdir(parents=True)
     shutil.copy(ROOT / "Makefile", tree)
     for name in (
         "pyproject.toml",
@@ -25,6 +26,10 @@ def tree(tmp_path: Path) -> Path:
         "requirements/run.txt",
         "requirements/dev.txt",
         "requirements/tools.txt",
+        "requirements/jvm.pins",
+        "requirements/node/package.json",
+        "requirements/node/package-lock.json",
+        "tests/tools/jvm.py",
     ):
         (tree / name).touch()
         os.utime(tree / name, (1, 1))
@@ -39,6 +44,9 @@ def tree(tmp_path: Path) -> Path:
         for at, stamp in enumerate(stamps, 1000 + 10 * number):
             (where / stamp).touch()
             os.utime(where / stamp, (at, at))
+    for clients in ("node", "jvm"):
+        (tree / ".tools" / clients).mkdir()
+        (tree / ".tools" / clients / ".done").touch()
     return tree
 
 
