@@ -407,7 +407,12 @@ class Maven:
             ("ETag", f'"sha1-{sha1}"'),
             ("X-Checksum-SHA1", sha1),
         ]
-        return (*fields, ("Last-Modified", last_modified)) if last_modified else tuple(fields)
+        if last_modified:
+            fields.append(("Last-Modified", last_modified))
+        if self.listing_page(self.subject(file)) is not None:
+            # It may be other bytes tomorrow.
+            fields.append(("Cache-Control", "no-cache"))
+        return tuple(fields)
 
     # -- relays: there are none
 

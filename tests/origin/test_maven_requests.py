@@ -331,3 +331,14 @@ def test_an_instance_is_told_its_groups_and_aliases() -> None:
     assert (told.upstream, told.groups, told.aliases) == ("https://maven.test/private/", ("com.example.*",), ("m.test",))
     assert (told.hold_s, told.identity) == (20, "sha1")
     assert "sha1" in told.proofs and "sha256" in told.proofs and "md5" not in told.proofs
+
+
+@pytest.mark.parametrize("ending", ["", ".sha1"])
+def test_only_what_may_change_is_to_be_asked_for_again(ending: str) -> None:
+    digests = (Digest("sha1", SHA1),)
+    for target, control in (
+        (f"{LIB}/1.0/lib-1.0.jar", None),
+        (f"{LIB}/1.0-SNAPSHOT/lib-1.0-20240101.120000-3.jar", None),
+        (f"{LIB}/1.0-SNAPSHOT/lib-1.0-SNAPSHOT.jar", "no-cache"),
+    ):
+        assert dict(REGISTRY.file_headers(file(target + ending), digests, None)).get("Cache-Control") == control
