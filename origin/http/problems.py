@@ -59,7 +59,8 @@ def problem(
     document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     if instance:
         document["instance"] = instance
-    document |= {"error": title, "message": detail}
+    # npm prints ``error`` after the address; for yarn 1 it is all there is to print, whatever the status says.
+    document |= {"error": f"{title}: {detail}" if detail else title, "message": detail}
     fields = [
         ("Content-Type", "application/problem+json"),
         ("Cache-Control", "no-store"),

@@ -154,21 +154,23 @@ class NPM:
 
     def stray(self, target: str, path: str) -> str | None:
         """Tarballs alone: some clients put them below the host's root, or below the path twice."""
-        if path == "/" or not target.startswith("/"):
+        plain = target.partition("?")[0]
+        if path == "/" or not plain.endswith(".tgz") or not target.startswith("/"):
             return None
-        if target.startswith(path) and self._is_file(target[len(path) :]):
+        # The instance's path may be a package's name too: what means something below the path is meant so.
+        if target.startswith(path) and self._reads(target[len(path) :]) is not None:
             return None
         doubled = path + path[1:]
         candidates = [target[1:]]
         if target.startswith(doubled):
             candidates.insert(0, target[len(doubled) :])
-        return next((candidate for candidate in candidates if self._is_file(candidate)), None)
+        return next((candidate for candidate in candidates if isinstance(self._reads(candidate), File)), None)
 
-    def _is_file(self, target: str) -> bool:
+    def _reads(self, target: str) -> Resource | None:
         try:
-            return isinstance(self.resource("GET", target), File)
+            return self.resource("GET", target)
         except ValueError:
-            return False
+            return None
 
     def insists(self, cache_control: str, target: str) -> bool:
         # ``?write=true`` is how npm reads what it is about to write.

@@ -196,6 +196,19 @@ def test_a_package_called_like_the_path_is_no_stray() -> None:
     assert REGISTRY.stray("/npm/-/npm-10.0.0.tgz", "/npm/") == "npm/-/npm-10.0.0.tgz"
 
 
+@pytest.mark.parametrize("path", ["/npm/", "/a/"])
+def test_what_the_registry_offers_beneath_its_path_is_no_tarball_of_a_package_called_like_the_path(path: str) -> None:
+    for target in (
+        "-/npm/v1/keys",
+        "-/package/left/dist-tags",
+        "-/v1/search?text=left",
+        "-/ping",
+        "-/npm/v1/security/audits",
+        "-/all",
+    ):
+        assert REGISTRY.stray(f"{path}{target}", path) is None, target
+
+
 def test_only_tarballs_stray() -> None:
     for target in (
         "/",
