@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 
 import trio
 
-from .errors import NotFound
+from .errors import NotFound, Refused
 from .files import Delivery, Files
 from .model import File, Page, Validity
 from .pages import LARGE_BYTES, Pages, PageView
@@ -69,13 +69,18 @@ class Groups:
         self._merged: OrderedDict[tuple[str, ...], tuple[JointValidity, PageView]] = OrderedDict()
 
     async def page(self, members: Sequence[tuple[Registry, Page]], *, insist: bool = False) -> PageView:
-        """The members' pages as one. Raises like ``Pages.page``; ``NotFound`` only if every member says so."""
+        """The members' pages as one. Raises like ``Pages.page``; ``NotFound`` only if every member says so, ``Refused`` if none has more."""
+        if len(members) == 1:
+            return await self._pages.page(members[0][1], insist=insist)
         views: list[PageView] = []
         parts: list[Validity] = []
+        refused: Refused | None = None
         for _, page in members:
             try:
                 view = await self._pages.page(page, insist=insist)
-            except NotFound:
+            except (NotFound, Refused) as error:
+                # Nothing of this one: what others have may still be had.
+                refused = error if isinstance(error, Refused) else refused
                 # What is absent may appear: the whole is fresh no longer than that is believed.
                 if (absent := await self._pages.held(page)) is not None:
                     parts.append(absent.validity)
@@ -83,9 +88,7 @@ class Groups:
             views.append(view)
             parts.append(view.validity)
         if not views:
-            raise NotFound(f"{members[0][1].project or 'this'} does not exist upstream")
-        if len(members) == 1:
-            return views[0]
+            raise refused or NotFound(f"{members[0][1].project or 'this'} does not exist upstream")
         key = tuple(page.key for _, page in members)
         worst = max(views, key=lambda view: _BADNESS.index(view.outcome) if view.outcome in _BADNESS else 0)
         merged = self._merged.get(key)
@@ -111,6 +114,8 @@ class Groups:
 
     async def deliver(self, files: Sequence[File], *, hold_s: float) -> Delivery:
         """The file from the first member that has it. Raises like ``Files.deliver``."""
+        if len(files) == 1:
+            return await self._files.deliver(files[0], hold_s=hold_s)
         until = trio.current_time() + hold_s
         for file in files:
             if await self._files.is_bound(file):
