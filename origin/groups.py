@@ -26,16 +26,20 @@ REMEMBERED = 500
 
 
 def members_for(members: Sequence[Registry], project: str) -> Sequence[Registry]:
-    """The members that answer for ``project``, in order. A pattern without ``*`` means that name and everything beneath it."""
+    """The members that answer for ``project``, in order.
+
+    A pattern means that name and everything beneath it, ``*`` at its end or not, as ``org.example.*`` covers ``org.example:lib`` too: who
+    claims too much asks too few, who claims too little believes whoever publishes there. ``*`` elsewhere is any run of characters.
+    """
     claiming = [member for member in members if any(_covers(pattern, project) for pattern in member.groups)]
     return claiming or [member for member in members if not member.groups]
 
 
 def _covers(pattern: str, project: str) -> bool:
-    group = project.partition("/")[0]
-    if "*" in pattern:
-        return fnmatchcase(group, pattern) or fnmatchcase(project, pattern)
-    return group == pattern or group.startswith(pattern + ".") or project == pattern
+    # With dots throughout, so that metadata of the group itself, which reads like an artifact's, belongs to the group too.
+    name = project.replace("/", ".")
+    plain = pattern.replace("/", ".").removesuffix(".*")
+    return fnmatchcase(name, plain) or fnmatchcase(name, f"{plain}.*")
 
 
 class JointValidity(Validity):
@@ -69,7 +73,7 @@ class Groups:
         self._merged: OrderedDict[tuple[str, ...], tuple[JointValidity, PageView]] = OrderedDict()
 
     async def page(self, members: Sequence[tuple[Registry, Page]], *, insist: bool = False) -> PageView:
-        """The members' pages as one. Raises like ``Pages.page``; ``NotFound`` only if every member says so, ``Refused`` if none has more."""
+        """The members' pages as one. Raises like ``Pages.page``; ``NotFound`` only if all say so, ``Refused`` if none has more."""
         if len(members) == 1:
             return await self._pages.page(members[0][1], insist=insist)
         views: list[PageView] = []
