@@ -462,6 +462,9 @@ class Files:
             return stored
 
         key = f"file {file.key} {file.path} {' '.join(map(str, entry.digests))}"
+        if registry.listing_page(file) is None and isinstance(self._flights.memo(key), NotFound):
+            # Its absence is recorded, and whoever comes here has found that record in doubt.
+            self._flights.forget(key)
         return self._flights.join(key, job, keep_without_followers=False)
 
     async def _made_again(self, binding: Binding, until: float) -> Delivery | None:
