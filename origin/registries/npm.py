@@ -1,7 +1,7 @@
 """npm's rules: what a request means, where upstream has it, which representation a client gets.
 
-Beside it: ``npm_names.py`` (names, versions, file names), ``npm_documents.py`` (packuments), ``npm_signatures.py`` (what the
-registry signs), ``slices.py`` (large JSON).
+Beside it: ``npm_names.py`` (names, versions, file names), ``npm_documents.py`` (packuments), ``npm_json.py`` (all other JSON),
+``npm_signatures.py`` (what the registry signs), ``slices.py`` (large JSON).
 
 Addresses below an instance's path; ``<pkg>`` is ``name``, ``@scope/name``, or the latter with ``%40`` or ``%2f`` in any spelling:
 
@@ -31,7 +31,7 @@ from urllib.parse import quote, unquote_plus, urlsplit, urlunsplit
 from .. import targets
 from ..errors import NotFound
 from ..model import STRONG, Allow, Digest, Entry, File, Headers, Listing, Local, Page, Relay, Resource, Verdict
-from . import Judge, Options
+from . import Judge, Options, npm_json
 from . import npm_documents as documents
 from . import npm_names as names
 from . import npm_signatures as signatures
@@ -268,10 +268,10 @@ class NPM:
             case "":
                 return documents.read_packument(page, body, url, self._root, self._at)
             case "keys":
-                documents.require_list(body, "keys")
+                npm_json.require_list(body, "keys")
                 return Listing(page, {}, body)
             case "attestations":
-                documents.require_list(body, "attestations")
+                npm_json.require_list(body, "attestations")
                 return Listing(page, self._spoken_of(page), body)
             case view:
                 raise ValueError(f"{view} is a view of a packument and not read by itself")
@@ -355,7 +355,7 @@ class NPM:
         """As the protocol has it. Raises ``ValueError`` for an audit of something else than a JSON object."""
         if relay.method == "GET":
             return (("accept", FULL),)
-        documents.require_object(relay.body)
+        npm_json.require_object(relay.body)
         return None if self._audit != "forward" else (("accept", FULL), ("content-type", FULL))
 
     def relayed(self, relay: Relay, body: bytes, judge: Judge) -> bytes:
@@ -364,10 +364,10 @@ class NPM:
             def allowed(name: str, version: str) -> bool:
                 return names.is_name(name) and isinstance(judge(name, version), Allow)
 
-            return documents.filter_search(body, allowed)
+            return npm_json.filter_search(body, allowed)
         if self._audit != "forward":
             return b"{}" if relay.request == AUDITS[0] else _NO_VULNERABILITIES
-        documents.require_object(body)
+        npm_json.require_object(body)
         return body
 
     def relay_life_s(self, relay: Relay) -> float:

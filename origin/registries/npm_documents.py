@@ -24,6 +24,7 @@ from ..errors import NotFound, Refused
 from ..model import Allow, Digest, Entry, File, Hold, Listing, Page, Refuse, Verdict
 from . import npm_names as names
 from . import slices
+from .npm_json import PIECE_BYTES, require_json, sound
 from .slices import Place
 
 LIMIT_NOTICE = 200
@@ -45,15 +46,8 @@ _INSTALL_SCRIPTS = ("preinstall", "install", "postinstall")
 _STRENGTH = {algorithm: rank for rank, algorithm in enumerate(("sha512", "sha384", "sha256", "sha1", "md5"))}
 _SRI = re.compile(r"(sha512|sha384|sha256|sha1|md5)-([A-Za-z0-9+/]+={0,2})(?:\?\S*)?", re.ASCII)
 _URL = re.compile(r"(https?://[A-Za-z0-9._:\[\]-]+(/[!$-;=@-\[\]-~]*)(?:\?[!$-;=?-\[\]-~]*)?)(?:#\S*)?", re.IGNORECASE)
-# Each escape in a text, so that none is taken for part of another; in the group what is half of a surrogate pair.
-_ESCAPE = re.compile(
-    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F][0-9a-fA-F]{2})|.)", re.DOTALL
-)
 _ABSOLUTE = ("https://", "http://")
 _DOTS = frozenset({".", "..", "%2e", "%2e%2e", ".%2e", "%2e."})
-_PIECE_BYTES = 256 * 1024
-"""How much is handled in one call, where there is a choice."""
-
 _LARGE_BYTES = 4 << 20
 _ROOM_BYTES = 33 << 20
 """Beyond what C libraries take from their own heap, which they would have to clear or to copy."""
@@ -77,18 +71,8 @@ class _Restrictions(msgspec.Struct, gc=False):
     versions: dict[str, msgspec.Raw] = {}
 
 
-class _Found(msgspec.Struct, gc=False):
-    name: str
-    version: str
-
-
-class _SearchResult(msgspec.Struct, gc=False):
-    package: _Found
-
-
 _DIST = msgspec.json.Decoder(_Dist)
 _RESTRICTIONS = msgspec.json.Decoder(_Restrictions)
-_SEARCH_RESULT = msgspec.json.Decoder(_SearchResult)
 
 type Locator = Callable[[str], File | None]
 """The file that a path (decoded, relative to the instance's) means; None if it means none."""
@@ -123,9 +107,9 @@ def read_packument(page: Page, body: bytes, url: str, root: str, locate: Locator
     view = memoryview(body)
     mended: dict[str, bytes | memoryview] = {}
     for key, (start, stop) in members.items():
-        sound = _sound(view[start:stop]) if key not in inner else None
-        if sound is not None:
-            mended[key] = sound
+        better = sound(view[start:stop]) if key not in inner else None
+        if better is not None:
+            mended[key] = better
     name = _decoded(view, members.get("name"))
     if name != page.project:
         raise ValueError(f"a document of {str(name)[:64]!r}, not of {page.project!r}")
@@ -133,15 +117,15 @@ def read_packument(page: Page, body: bytes, url: str, root: str, locate: Locator
     if "versions" not in inner and not ("versions" not in members and "unpublished" in times):
         raise ValueError("a packument without an object of versions")
     for place in times.values():
-        _require_json(view[place[0] : place[1]])
+        require_json(view[place[0] : place[1]])
     versions = inner.get("versions", {})
     reader = _Reader(page, url, root, locate, versions.keys())
     edited: dict[str, bytes] = {}
     for version, (start, stop) in versions.items():
-        sound = _sound(view[start:stop])
-        if sound is not None:
-            edited[version] = sound
-        raw = sound or view[start:stop]
+        better = sound(view[start:stop])
+        if better is not None:
+            edited[version] = better
+        raw = better or view[start:stop]
         dist = _dist_of(raw, version)
         resolved = reader.add(version, dist, _when(view, times.get(version)))
         if resolved is not None:
@@ -211,31 +195,6 @@ class _Reader:
             return usual
         taken = meant.filename != conventional and (meant.filename in self._reserved or meant.filename in self.entries)
         return usual if taken else msgspec.structs.replace(meant, version=version)
-
-
-def _require_json(raw: memoryview) -> None:
-    """Raise ``ValueError`` for what is no JSON value in UTF-8."""
-    if len(raw) > _PIECE_BYTES and raw[0] == ord("{"):
-        text = bytes(raw)
-        for start, stop in slices.places(text)[0].values():
-            _require_json(memoryview(text)[start:stop])
-        return
-    str(raw, "utf-8")
-    msgspec.json.decode(raw, type=msgspec.Raw)
-
-
-def _sound(raw: memoryview) -> bytes | None:
-    """What to keep instead of ``raw``: None if it is sound JSON, else what mends it. Raises ``ValueError`` if nothing does.
-
-    READMEs and descriptions are cut to length upstream, some in the middle of a surrogate pair. JavaScript reads on; nobody else does.
-    """
-    try:
-        _require_json(raw)
-    except msgspec.DecodeError:
-        mended = _ESCAPE.sub(lambda found: found[0] if found[1] is None else b"\\ufffd", raw)
-        _require_json(memoryview(mended))
-        return mended
-    return None
 
 
 def _dist_of(raw: bytes | memoryview, version: str) -> bytes:
@@ -343,8 +302,8 @@ class _Writer:
         self._out = io.BytesIO(bytes(max(size_bytes, _ROOM_BYTES))) if size_bytes > _LARGE_BYTES else io.BytesIO()
 
     def write(self, piece: bytes | memoryview) -> None:
-        for start in range(0, len(piece), _PIECE_BYTES):
-            self._out.write(piece[start : start + _PIECE_BYTES] if len(piece) > _PIECE_BYTES else piece)
+        for start in range(0, len(piece), PIECE_BYTES):
+            self._out.write(piece[start : start + PIECE_BYTES] if len(piece) > PIECE_BYTES else piece)
 
     def write_object(self, members: Iterable[tuple[str, bytes | memoryview]]) -> None:
         comma = b"{"
@@ -693,45 +652,3 @@ def write_manifest(listing: Packument, wanted: str, base: str | None) -> bytes:
 def write_tags(listing: Packument) -> bytes:
     raw = listing.raw("dist-tags")
     return raw if raw is not None and raw[:1] == b"{" else b"{}"
-
-
-# ---- the rest -------------------------------------------------------------------------------------------------------
-
-
-def require_list(body: bytes, member: str) -> None:
-    """Raise ``ValueError`` unless ``body`` is a JSON object with an array ``member``, as keys and attestations come."""
-    frame, split = slices.take_apart(body, {member})
-    if member not in split:
-        raise ValueError(f"no list of {member} in the document")
-    for pieces in (frame.values(), split[member]):
-        for raw in pieces:
-            _require_json(memoryview(raw))
-
-
-def require_object(body: bytes) -> None:
-    """Raise ``ValueError`` unless ``body`` is a JSON object."""
-    for start, stop in slices.places(body)[0].values():
-        _sound(memoryview(body)[start:stop])
-
-
-def filter_search(body: bytes, allowed: Callable[[str, str], bool]) -> bytes:
-    """A search's answer without the objects that are not ``allowed`` (name, version), or that do not tell what they are."""
-    frame, split = slices.take_apart(body, {"objects"})
-    if "objects" not in split:
-        raise ValueError("a search result without a list of objects")
-    for raw in frame.values():
-        _require_json(memoryview(raw))
-    kept = []
-    for raw in split["objects"]:
-        try:
-            found = _SEARCH_RESULT.decode(_sound(memoryview(raw)) or raw).package
-        except msgspec.ValidationError:
-            continue
-        if allowed(found.name, found.version):
-            kept.append(raw)
-    if len(kept) == len(split["objects"]):
-        return body
-    # The objects come first, as they do upstream.
-    rest = slices.put_together(frame, {})
-    objects = slices.put_together({}, {"objects": kept})
-    return objects if rest == b"{}" else objects[:-1] + b"," + rest[1:]
