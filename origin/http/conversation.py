@@ -111,7 +111,8 @@ async def converse(house: House, peer: Peer) -> bool:
         await _attended(peer, transfer, handle)
         assert response is not None
         keep_alive = head.keep_alive and not response.close and not house.closing() and not peer.gone and not is_excessive
-        if is_excessive and response.status < 400:
+        # A handler that finds the missing body malformed says nothing that the client could use.
+        if is_excessive and response.status <= 400:
             answer = respond(Malformed("the request's body is too large", 413), request)
         else:
             answer = _narrowed(house, request, response)
