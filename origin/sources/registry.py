@@ -42,7 +42,7 @@ from . import Absent, FileHead, FileStream, Known, NotModified, Received, Relaye
 from . import Answer as PageAnswer
 from .answers import Answer, Trial, file_head, number, read_page, told_digests
 from .connect import literal, network_of, open_pool, trust
-from .failures import Failed, translate
+from .failures import Failed, Label, translate
 from .lines import Line, Lines
 from .retries import ATTEMPTS, RetryBudget, pause_s, retry_after_s
 
@@ -71,6 +71,9 @@ RELAYED = frozenset({400, 404, 405, 410, 413, 422})
 
 OLDER_PAGE_S = 30.0
 """How long what is held counts as fresh after upstream showed an older page than that: its caches disagree after a publish."""
+
+UNSENT: frozenset[Label] = frozenset({"connect", "dns"})
+"""The failures after which upstream cannot have seen anything of the request."""
 
 SHORT_S = 0.05
 """With less time than this left to connect it is not tried again."""
@@ -354,6 +357,7 @@ class RegistrySource:
         """Attempts until one brings a usable answer. Only the first carries the conditions.
 
         In July 2016 npm's conditional requests hung while plain ones were answered: a failed conditional request is repeated plainly.
+        What is posted is sent again only if it cannot have arrived.
         """
         link.budget.earn()
         line = link.line(wanted.kind, _parse(wanted.url))
@@ -369,7 +373,8 @@ class RegistrySource:
                     (again_plainly or is_unbegun or failed.failure.is_retried)
                     and failed.retry_after_s is None
                     and attempt < ATTEMPTS
-                    and (pace.connect_left_s > SHORT_S or failed.failure.label not in {"connect", "dns"})
+                    and (pace.connect_left_s > SHORT_S or failed.failure.label not in UNSENT)
+                    and (wanted.method != "POST" or failed.failure.label in UNSENT)
                     and line.breaker.state != "open"
                     and trio.current_time() + wait_s < pace.head_by
                     # A hang costs upstream nothing but a connection, and would otherwise never heal: free of the budget.
@@ -653,7 +658,7 @@ def _request(link: _Link, wanted: _Wanted, url: httpx.URL, fields: Headers, trac
     headers = [("Host", url.netloc.decode("ascii")), *fields]
     if link.authorization is not None and _origin(url) == _origin(link.home):
         headers.append(("Authorization", link.authorization))
-    if wanted.content:
+    if wanted.method == "POST":
         headers.append(("Content-Length", str(len(wanted.content))))
     assert all(name.lower() in SENT for name, _ in headers)
     return httpcore.Request(
