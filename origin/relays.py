@@ -5,6 +5,7 @@ An answer is given again for as long as the registry's rules allow, and longer i
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -81,7 +82,8 @@ class Relays:
         async def job(_: Flight[Relayed]) -> Relayed:
             return await self._send(relay)
 
-        flight, _ = self._flights.join(f"relay {relay.registry} {relay.method} {relay.request}", job)
+        key = f"relay {relay.registry} {relay.method} {relay.request} {hashlib.sha256(relay.body).hexdigest()}"
+        flight, _ = self._flights.join(key, job)
         return await flight.wait_outcome()
 
     async def _send(self, relay: Relay) -> Relayed:

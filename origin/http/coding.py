@@ -58,12 +58,17 @@ def negotiate_coding(accept_encoding: str | None, offered: Sequence[str]) -> str
 
 
 def decoded(body: bytes, coding: str, limit: int) -> bytes:
-    """A request's body without its coding. Raises ``Malformed``: 415 for a coding we do not read, 413 beyond ``limit`` bytes, 400 if broken."""
+    """A request's body without its coding.
+
+    Raises ``Malformed``: 415 for a coding we do not read, 413 beyond ``limit`` bytes, 400 if broken.
+    """
     coding = _ALIASES.get(coding.strip().lower(), coding.strip().lower())
-    if coding in ("", "identity"):
-        return body
-    if coding != "gzip":
+    if coding not in ("", "identity", "gzip"):
         raise Malformed(f"a body coded as {coding[:32]!r} is not read here; send gzip or none", 415)
+    if coding != "gzip":
+        if len(body) > limit:
+            raise Malformed(f"the body has more than {limit} bytes", 413)
+        return body
     reader = zlib.decompressobj(wbits=31)
     try:
         plain = reader.decompress(body, limit + 1)
