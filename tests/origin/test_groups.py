@@ -256,6 +256,7 @@ async def test_whatever_changes_at_one_voids_what_was_made_of_all(tmp_path: Path
         confirmed = await g.page()
         assert confirmed.validity is first.validity
         assert first.validity.holds(g.s.service.clock())
+        after = first
         for root, versions in ((PUBLIC, {"1.0", "2.0", "2.1"}), (OURS, {"1.0", "1.1", "2.0", "2.1"})):
             clock.jump(601)
             before = await g.page()
