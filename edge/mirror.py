@@ -240,7 +240,8 @@ class Mirror:
             if local.status == 405:
                 response.headers.append(("Allow", "GET, HEAD"))
             return response
-        return Response(local.status, [("Content-Type", local.media_type or "text/plain")], local.body)
+        headers = [("Content-Type", local.media_type or "text/plain"), ("Cache-Status", "leeward; detail=local")]
+        return Response(local.status, headers, local.body)
 
     async def _local(self, request: Request) -> Response:
         target = targets.parse(request.target.partition("?")[0], encoded_slash=True)

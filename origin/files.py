@@ -447,7 +447,7 @@ class Files:
             except NotFound:
                 if registry.listing_page(file) is None:
                     await self._pages.record_absence(file)
-                    raise
+                    raise NotFound(f"upstream has no {file.filename}") from None
                 # Listed but missing is upstream's inconsistency (a fresh upload on another CDN node), not an absence.
                 raise Unavailable(f"upstream lists {file.filename} but does not have it", 5) from None
             except Unavailable:

@@ -231,14 +231,15 @@ class Web:
         return sent
 
     async def page(self, page: Page, known: Known | None) -> Answer:
-        url = self.registries[page.registry].locate(page, None)
+        rules = self.registries[page.registry]
+        url, life = rules.locate(page, None), stamp(rules.life_s(page, FRESH_S))
         sent = await self._answer(page.registry, url)
         if sent.status != 200:
             return Absent(sent.status, stamp(30))
         etag = f'"{hashlib.md5(sent.body, usedforsecurity=False).hexdigest()}"'
         if known is not None and known.etag == etag:
-            return NotModified(stamp())
-        return Received(sent.body, sent.media_type, url, stamp(), etag, sent.last_modified, digests=sent.digests)
+            return NotModified(life)
+        return Received(sent.body, sent.media_type, url, life, etag, sent.last_modified, digests=sent.digests)
 
     @asynccontextmanager
     async def file(self, file: File, entry: Entry, start: int = 0, validator: str | None = None) -> AsyncIterator[FileStream]:
