@@ -280,6 +280,12 @@ class Stage:
         }
         (self.registry / "index.json").write_text(json.dumps(self._index))
 
+    def publish_packument(self, name: str, document: Mapping[str, object]) -> None:
+        """Put an npm package's full document beneath ``/npm/``."""
+        directory = self.registry / "npm"
+        directory.mkdir(exist_ok=True)
+        (directory / f"{name}.json").write_text(json.dumps(document, separators=(",", ":")))
+
     def upstream(self, *, rate: int = 0, max_age: int = 3600, port: int = 0) -> Server:
         """The registry. What is published later than this it does not know."""
         command = [sys.executable, "-m", "benchmarks.upstream", "--directory", str(self.registry)]
@@ -291,7 +297,7 @@ class Stage:
         return server
 
     def nginx(self, upstream: Server) -> Server:
-        directory = self.directory / f"nginx-{len(self.servers)}"
+        directory = self.directory / f"nginx-{time.monotonic_ns()}"
         directory.mkdir()
         port = free_port()
         user = "user root;" if os.getuid() == 0 else ""
@@ -304,11 +310,17 @@ class Stage:
 
     def edge(self, upstream_port: int, *, fresh: str = "1h", data: Path | None = None) -> Server:
         """Our edge, before the upstream at that port. Give ``data`` again to start it over what it already holds."""
-        data = data or self.directory / f"edge-{len(self.servers)}"
+        data = data or self.directory / f"edge-{time.monotonic_ns()}"
         data.mkdir(exist_ok=True)
         port = free_port()
         config = data.with_suffix(".toml")
-        config.write_text(f'[registries.pypi]\nupstream = "http://127.0.0.1:{upstream_port}/simple/"\nfresh = "{fresh}"\n')
+        paths = {"pypi": "simple/", "npm": "npm/", "maven": "maven/"}
+        config.write_text(
+            "".join(
+                f'[registries.{name}]\nupstream = "http://127.0.0.1:{upstream_port}/{path}"\nfresh = "{fresh}"\n'
+                for name, path in paths.items()
+            )
+        )
         log = data.with_suffix(".log")
         command = [str(ROOT / ".venv" / "bin" / "edge"), "serve", "--config", str(config), "--data", str(data)]
         with log.open("ab") as sink:

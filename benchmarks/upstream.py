@@ -42,6 +42,7 @@ class Upstream:
         self.max_age = max_age
         index: dict[str, dict[str, Any]] = json.loads((directory / "index.json").read_bytes())
         self.documents = {project: self._document(document, files_root) for project, document in index.items()}
+        self.packuments = {file.stem: self._packed(file.read_bytes()) for file in sorted(directory.glob("npm/*.json"))}
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
 
@@ -49,7 +50,10 @@ class Upstream:
     def _document(document: dict[str, Any], files_root: str) -> Document:
         for file in document["files"]:
             file["url"] = files_root + file["url"]
-        plain = json.dumps(document).encode()
+        return Upstream._packed(json.dumps(document).encode())
+
+    @staticmethod
+    def _packed(plain: bytes) -> Document:
         return Document(plain, gzip.compress(plain, 6), f'"{hashlib.md5(plain, usedforsecurity=False).hexdigest()}"')
 
     def serve(self, listener: socket.socket) -> None:
@@ -87,17 +91,26 @@ class Upstream:
             self._send(connection, method, "200 OK", {"Content-Type": "application/json"}, told)
         elif path.startswith("/simple/"):
             self._page(connection, method, self.documents.get(path.split("/")[2]), headers)
+        elif path.startswith("/npm/"):
+            self._page(connection, method, self.packuments.get(path.split("/")[2]), headers, "application/json")
         elif path.startswith("/files/") and (file := self.directory / path.rpartition("/")[2]).is_file():
             self._file(connection, method, file, headers)
         else:
             self._send(connection, method, "404 Not Found", {}, b"no such thing")
 
-    def _page(self, connection: socket.socket, method: str, document: Document | None, headers: dict[str, str]) -> None:
+    def _page(
+        self,
+        connection: socket.socket,
+        method: str,
+        document: Document | None,
+        headers: dict[str, str],
+        media_type: str = JSON_TYPE,
+    ) -> None:
         if document is None:
             self._send(connection, method, "404 Not Found", {"Content-Type": "text/plain"}, b"no such project")
             return
         fields = {
-            "Content-Type": JSON_TYPE,
+            "Content-Type": media_type,
             "ETag": document.etag,
             "Cache-Control": f"max-age={self.max_age}, public",
             "Vary": "Accept",
