@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
+from tests.maven_stage import group, jars, jvm, mirror, repository, restored, start_mirror  # noqa: F401 -- fixtures
 from tests.stage import (  # noqa: F401 -- fixtures, and the log of the edges that a failed test used
     edge,
     fake,

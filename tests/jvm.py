@@ -90,6 +90,11 @@ class Resolution:
         return self.code == 0
 
     @property
+    def told(self) -> str:
+        """What was printed without the stack traces: for a failing test's message."""
+        return "\n".join(line for line in self.output.splitlines() if not line.lstrip().startswith("at "))[-4000:]
+
+    @property
     def resolved(self) -> list[str]:
         """The coordinates, sorted."""
         return sorted(self.files)
@@ -181,11 +186,14 @@ class Maven:
         repositories: Mapping[str, str] | None = None,
         goal: str = f"{PROBE}:resolve",
         mirror_of: str = "*",
+        global_settings: bool = False,
     ) -> Resolution:
         """Run a goal on a project with these dependencies; ``parent``, ``imports`` and ``repositories`` as ``pom_xml`` takes them."""
         text = pom_xml("org.example.project:app:1", requires=requires, parent=parent, imports=imports, repositories=repositories)
         (workspace.project / "pom.xml").write_text(text)
-        return self.run(workspace, url, [goal], options=options, timeout_s=timeout_s, mirror_of=mirror_of)
+        return self.run(
+            workspace, url, [goal], options=options, timeout_s=timeout_s, mirror_of=mirror_of, global_settings=global_settings
+        )
 
     def run(
         self,
@@ -196,12 +204,14 @@ class Maven:
         options: Sequence[str] = (),
         timeout_s: float = 120,
         mirror_of: str = "*",
+        global_settings: bool = False,
     ) -> Resolution:
-        """Run goals on the project as it is there."""
+        """Run goals on the project as it is there. ``global_settings`` leaves those of the installation in force."""
         settings, nothing = workspace.directory / "settings.xml", workspace.directory / "nothing.xml"
         settings.write_text(SETTINGS.format(url=url, mirror_of=mirror_of))
         nothing.write_text("<settings/>")
-        given: list[str | Path] = [self.home / "bin" / "mvn", "-B", "-e", "-s", settings, "-gs", nothing]
+        given: list[str | Path] = [self.home / "bin" / "mvn", "-B", "-e", "-s", settings]
+        given += [] if global_settings else ["-gs", nothing]
         given += [f"-Dmaven.repo.local={workspace.cache}", *options, *goals]
         variables = {"MAVEN_OPTS": f"{QUICK} -Duser.home={workspace.home}", "MAVEN_SKIP_RC": "1"}
         code, output, seconds = workspace.run(given, variables, timeout_s)
