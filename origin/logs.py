@@ -35,6 +35,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _WORD = re.compile(r"\S+")
 _PLAIN_HOST = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
 _BARE_USERINFO = re.compile(r"[^\s/:?#\"'`<>()\[\]{}=,]*:[^/]*\Z")
+_INSTANCE = re.compile(r"[a-z0-9._-]+:")
 _QUIET = ("httpx", "httpcore", "h11", "hpack")
 
 
@@ -80,10 +81,13 @@ def _word_without_userinfo(word: re.Match[str]) -> str:
         return word[0]
     scheme, slashes, rest = before.partition("://")
     if slashes:
-        if before.endswith("/") and _PLAIN_HOST.fullmatch(rest.partition("/")[0]):
+        if "@" not in rest and before.endswith("/") and _PLAIN_HOST.fullmatch(rest.partition("/")[0]):
             return word[0]
         return f"{scheme}://…@{host}"
     bare = _BARE_USERINFO.search(before)
+    if bare is not None and _INSTANCE.fullmatch(bare[0]) and "/" in host:
+        # That is how a page is called: an instance's name, then that of a scoped package.
+        return word[0]
     return word[0] if bare is None else f"{before[: bare.start()]}…@{host}"
 
 
