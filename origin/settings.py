@@ -405,6 +405,7 @@ _CREDENTIAL_REASONS = {
 }
 # What HTTP lets a Host field say: a name or an address, and perhaps a port; ``origin/http/hosts.py`` lists public URLs by it.
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9.])?|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+_GROUP_PATTERN = re.compile(r"[A-Za-z0-9_*-]+(?:\.[A-Za-z0-9_*-]+)*(?:/[A-Za-z0-9_*.-]+)?")
 _PATH_SEGMENT = re.compile(r"[A-Za-z0-9_~-][A-Za-z0-9._~-]*")
 
 
@@ -466,6 +467,15 @@ def check_registries(layers: Layers, registries: Mapping[str, RegistrySettings])
 
     placed: list[tuple[str, str]] = []
     for name, registry in registries.items():
+        for key in sorted(frozenset().union(*kinds.HEEDED.values()) - kinds.HEEDED[registry.kind]):
+            if ("registries", name, key) in layers.places:
+                raise layers.error(
+                    ("registries", name, key), f"means nothing to a registry of kind {registry.kind}; leave it out"
+                )
+        for pattern in registry.groups:
+            if not _GROUP_PATTERN.fullmatch(pattern):
+                reason = f"not a pattern of names, such as org.example.* or org.example/lib: {shown(pattern)}"
+                raise layers.error(("registries", name, "groups"), reason)
         try:
             kinds.create(registry.kind, name, registry.upstream, options_of(registry))
         except OSError as error:

@@ -19,6 +19,13 @@ KINDS: Mapping[str, Callable[[str, str, Options], Registry]] = {
 }
 """What makes a registry of each kind, from instance name, upstream root and options."""
 
+HEEDED: Mapping[str, frozenset[str]] = {
+    "pypi": frozenset(),
+    "npm": frozenset({"keys", "signatures", "audit"}),
+    "maven": frozenset({"keys", "signatures", "groups"}),
+}
+"""Which of the options that not all kinds know each of them heeds."""
+
 MERGED: frozenset[str] = frozenset({"maven"})
 """The kinds of which several upstreams may be offered at one path."""
 

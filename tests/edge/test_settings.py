@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import json
+import re
 import tempfile
 import tomllib
 from pathlib import Path
@@ -11,18 +14,22 @@ from typing import Any, get_args
 import msgspec
 import pytest
 import trustme
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.settings import EdgeSettings, Loaded, load_edge, load_rules
 from origin.http.h1 import Malformed
 from origin.http.hosts import Hosts
+from origin.registries import Options, kinds
 from origin.settings import (
     RANGES,
     SettingsError,
     Table,
     default_data,
     find_config,
+    options_of,
 )
 from origin.toml_lines import key_lines
 from origin.words import duration_s, listen_address, size_bytes, web_url
@@ -465,3 +472,123 @@ def test_lines_are_those_of_the_keys() -> None:
     assert lines[("t", "b", 1)] == 9
     assert lines[("r", 1)] == 12
     assert lines[("r", 1, "x")] == 14
+
+
+# ---- what npm and Maven may be told
+
+KEY = base64.b64encode(
+    ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+).decode()
+DESCRIBED = {
+    "keyid": "SHA256:one",
+    "keytype": "ecdsa-sha2-nistp256",
+    "scheme": "ecdsa-sha2-nistp256",
+    "key": KEY,
+    "expires": None,
+}
+
+
+def test_there_is_an_instance_of_each_kind_by_default(config: Path) -> None:
+    registries = load(config).settings.registries
+    assert {name: (each.kind, each.path) for name, each in registries.items()} == {
+        kind: (kind, f"/{kind}/") for kind in ("pypi", "npm", "maven")
+    }
+    for each in registries.values():
+        assert each.upstream.startswith("https://")
+        assert each.upstream.endswith("/")
+        assert (each.keys, each.signatures, each.audit, each.groups) == (None, "check", "forward", ())
+        assert (each.page_limit_bytes, each.file_limit_bytes) == (256_000_000, 16 << 30)
+    assert load(config).settings.server.limits.body_bytes == 10_000_000
+
+
+def test_an_instance_keeps_the_place_it_was_written_at_and_the_others_follow(config: Path) -> None:
+    ours = '[registries.zeta]\nkind = "maven"\nupstream = "http://zeta.test/"\n[registries.alpha]\nkind = "npm"\nupstream = "http://a.test/"\n'
+    assert list(load(config, ours).settings.registries) == ["zeta", "alpha", "pypi", "npm", "maven"]
+    assert list(load(config, ours + "[registries.maven]\n").settings.registries) == ["zeta", "alpha", "maven", "pypi", "npm"]
+    assert list(load(config, "[registries.maven]\n" + ours).settings.registries) == ["maven", "zeta", "alpha", "pypi", "npm"]
+
+
+def instance(name: str, kind: str, path: str, more: str = "") -> str:
+    return f'[registries.{name}]\nkind = "{kind}"\nupstream = "http://{name}.test/"\npath = "{path}"\n{more}\n'
+
+
+def test_several_maven_repositories_may_share_a_path(config: Path) -> None:
+    text = instance("ours", "maven", "/maven/", 'groups = ["com.company.*", "org.ours"]') + instance("more", "maven", "/maven/")
+    registries = load(config, text).settings.registries
+    assert [name for name, each in registries.items() if each.path == "/maven/"] == ["ours", "more", "maven"]
+    assert registries["ours"].groups == ("com.company.*", "org.ours")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        instance("one", "npm", "/js/") + instance("two", "npm", "/js/"),
+        instance("one", "pypi", "/py/") + instance("two", "pypi", "/py/"),
+        instance("one", "maven", "/any/") + instance("two", "npm", "/any/"),
+        instance("one", "maven", "/any/") + instance("two", "maven", "/any/beneath/"),
+        instance("two", "npm", "/maven/"),
+    ],
+)
+def test_no_other_instances_may(config: Path, text: str) -> None:
+    assert re.match(r"edge\.toml:\d+: registries\.two\.path: /\w+/(beneath/)? is, holds or lies beneath", complaint(config, text))
+
+
+@pytest.mark.parametrize("kind", ["npm", "maven"])
+def test_keys_that_cannot_be_read_stop_the_start(config: Path, kind: str) -> None:
+    text = f'[registries.{kind}]\n\nkeys = "keys.txt"\n'
+    keys = config.parent / "keys.txt"
+    assert complaint(config, text) == f"edge.toml:3: registries.{kind}.keys: {keys} cannot be read: No such file or directory"
+    keys.mkdir()
+    assert complaint(config, text) == f"edge.toml:3: registries.{kind}.keys: {keys} cannot be read: Is a directory"
+    keys.rmdir()
+    for garbage in (b"", b"no keys at all", b"\xff\x00" * 100, b"{}", b"[]", b'{"keys": []}', b'{"keys": [{"keyid": 1}]}'):
+        keys.write_bytes(garbage)
+        found = complaint(config, text)
+        assert found.startswith(f"edge.toml:3: registries.{kind}.keys: ")
+        assert len(found) > 60, "it says why"
+        assert "\n" not in found
+
+
+def test_keys_are_read_from_beside_the_file_that_names_them(config: Path) -> None:
+    (config.parent / "keys.json").write_text(json.dumps({"keys": [DESCRIBED]}))
+    settings = load(config, '[registries.npm]\nkeys = "keys.json"\nsignatures = "require"\n').settings
+    assert settings.registries["npm"].keys == config.parent / "keys.json"
+    options = options_of(settings.registries["npm"])
+    assert options.keys is not None
+    assert json.loads(options.keys) == {"keys": [DESCRIBED]}
+    assert options.signatures == "require"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            '[registries.npm]\nsignatures = "require"',
+            "edge.toml:2: registries.npm.signatures: signatures cannot be required without",
+        ),
+        ('[registries.maven]\nsignatures = "require"', "edge.toml:2: registries.maven.signatures: signatures cannot be required"),
+        ('[registries.npm]\nsignatures = "ignore"', "edge.toml:2: registries.npm.signatures: one of check, require"),
+        ('[registries.npm]\naudit = "maybe"', "edge.toml:2: registries.npm.audit: one of forward, empty, off"),
+        ('[registries.pypi]\naudit = "off"', "edge.toml:2: registries.pypi.audit: means nothing to a registry of kind pypi"),
+        ('[registries.pypi]\nkeys = "k"', "edge.toml:2: registries.pypi.keys: means nothing to a registry of kind pypi"),
+        ('[registries.npm]\ngroups = ["@ours/*"]', "edge.toml:2: registries.npm.groups: means nothing to a registry of kind npm"),
+        ('[registries.maven]\naudit = "off"', "edge.toml:2: registries.maven.audit: means nothing to a registry of kind maven"),
+        ('[registries.maven]\ngroups = "org.ours"', "edge.toml:2: registries.maven.groups: "),
+        ('[registries.maven]\ngroups = [""]', "edge.toml:2: registries.maven.groups: not a pattern of names"),
+        (
+            '[registries.maven]\ngroups = ["org.ours", "com.company:lib"]',
+            "edge.toml:2: registries.maven.groups: not a pattern of",
+        ),
+        ('[registries.maven]\ngroups = ["com..company"]', "edge.toml:2: registries.maven.groups: not a pattern of names"),
+        ('[registries.maven]\ngroups = ["com company"]', "edge.toml:2: registries.maven.groups: not a pattern of names"),
+        ("[server.limits]\nbody = 0", "edge.toml:2: server.limits.body: must be from"),
+    ],
+)
+def test_what_npm_and_maven_cannot_be_told_is_said_with_its_line(config: Path, text: str, expected: str) -> None:
+    found = complaint(config, text)
+    assert found.startswith(expected), found
+
+
+def test_every_kind_says_which_options_it_heeds() -> None:
+    assert kinds.HEEDED.keys() == kinds.KINDS.keys()
+    assert frozenset().union(*kinds.HEEDED.values()) <= set(Options.__dataclass_fields__)
