@@ -132,6 +132,15 @@ class Files:
         algorithm = self._registries[file.registry].checksum(file)
         if algorithm:
             return await self._checksum(file, algorithm, hold_s)
+        try:
+            return await self._deliver(file, asked, hold_s)
+        except Corrupt:
+            if not self._may_change(file) or trio.current_time() >= asked + hold_s:
+                raise
+            # It may have been published anew since its page was read. If that is so, its page names other bytes by now.
+            return await self._deliver(file, asked, hold_s)
+
+    async def _deliver(self, file: File, asked: float, hold_s: float) -> Delivery:
         aloft = self._aloft.get(file)
         if aloft is not None:
             # Being fetched at this moment: what its path means is known, and a hundred clients need not each look it up.
@@ -160,6 +169,11 @@ class Files:
             if delivery is not None:
                 return delivery
         return await self._arriving(resolved.file, entry, resolved.binding, until, file)
+
+    def _may_change(self, file: File) -> bool:
+        """Whether other bytes may stand there tomorrow: then a page of its own says which do."""
+        page = self._registries[file.registry].listing_page(file)
+        return page is not None and page.view != ""
 
     async def is_bound(self, file: File) -> bool:
         """Whether the file, or the file that it is a checksum of, has been delivered before under this instance's name."""
@@ -450,6 +464,11 @@ class Files:
                     raise NotFound(f"upstream has no {file.filename}") from None
                 # Listed but missing is upstream's inconsistency (a fresh upload on another CDN node), not an absence.
                 raise Unavailable(f"upstream lists {file.filename} but does not have it", 5) from None
+            except Corrupt:
+                page = registry.listing_page(file)
+                if page is not None and self._may_change(file):
+                    await self._pages.doubt(page)
+                raise
             except Unavailable:
                 if registry.listing_page(file) is None and await self._pages.absence(file) is not None:
                     # A held clean absence stands in for an upstream that does not answer, as a held page would.

@@ -403,10 +403,14 @@ class Pages:
 
     async def doubt_absences(self, registry: str, project: str) -> None:
         """Something of the project changed: what it lacked may be there by now."""
-        now = self._clock()
         for page in await self._catalog.views(registry, project):
-            if page.view.startswith(ABSENT) and (held := await self.held(page)) is not None:
-                await self._renew(held, Stamp(now, held.answer.stamp.stale_until))
+            if page.view.startswith(ABSENT):
+                await self.doubt(page)
+
+    async def doubt(self, page: Page) -> None:
+        """What is held of a page is stale from now on."""
+        if (held := await self.held(page)) is not None:
+            await self._renew(held, Stamp(self._clock(), held.answer.stamp.stale_until))
 
     def sidecar_made(self, page: Page, filename: str, digest: Digest) -> None:
         """A metadata sidecar of ``filename`` can be offered from now on."""

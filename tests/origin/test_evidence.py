@@ -259,6 +259,46 @@ async def test_a_digest_in_the_fields_must_agree_too(tmp_path: Path, clock: Mock
         assert await s.events() == ["digest-mismatch"]
 
 
+# ---- files that may change
+
+SNAPSHOT = "org/example/lib/1.0-SNAPSHOT/lib-1.0-SNAPSHOT.jar"
+
+
+async def test_a_snapshot_that_was_published_anew_after_its_checksum_was_read_is_had_at_once(
+    tmp_path: Path, clock: MockClock
+) -> None:
+    old, new = archive(50_000), archive(60_000)
+    async with repository(tmp_path) as s:
+        put(s, SNAPSHOT, old)
+        assert await fetch(s, SNAPSHOT + ".sha1") == sha1(old).encode()
+        put(s, SNAPSHOT, new)
+        assert await fetch(s, SNAPSHOT) == new
+        assert await fetch(s, SNAPSHOT + ".sha1") == sha1(new).encode()
+
+
+async def test_of_a_large_snapshot_that_was_published_anew_nobody_gets_a_mixture(tmp_path: Path, clock: MockClock) -> None:
+    new = archive(3_100_000)
+    async with repository(tmp_path) as s:
+        put(s, SNAPSHOT, BIG)
+        await fetch(s, SNAPSHOT + ".sha1")
+        put(s, SNAPSHOT, new)
+        with pytest.raises(Corrupt):
+            await fetch(s, SNAPSHOT)
+        await landed(s)
+        assert await fetch(s, SNAPSHOT) == new, "whoever asks again is helped at once"
+
+
+async def test_a_snapshot_that_never_matches_its_checksum_is_not_served(tmp_path: Path, clock: MockClock) -> None:
+    async with repository(tmp_path) as s:
+        put(s, SNAPSHOT, SMALL, checksum=b"0" * 40)
+        for _ in range(5):
+            with pytest.raises(Corrupt):
+                await fetch(s, SNAPSHOT)
+        assert times(s, SNAPSHOT) == 1, "the failure is remembered for all"
+        assert times(s, SNAPSHOT + ".sha1") <= 7
+        assert [d async for d in s.blobs.digests()] == []
+
+
 # ---- checksums for clients
 
 
