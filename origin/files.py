@@ -358,6 +358,7 @@ class Files:
         if content is None:
             await self._pages.record_absence(file)
             raise NotFound(f"upstream has no {file.filename}")
+        await self._pages.forget_absence(file)
         if mine is not None:
             self._offered[file] = None
             if len(self._offered) > REMEMBERED:
@@ -470,11 +471,13 @@ class Files:
                     await self._pages.doubt(page)
                 raise
             except Unavailable:
-                if registry.listing_page(file) is None and await self._pages.absence(file) is not None:
+                if registry.listing_page(file) is None and not flight.is_there and await self._pages.absence(file) is not None:
                     # A held clean absence stands in for an upstream that does not answer, as a held page would.
                     raise NotFound(f"upstream had no {file.filename} when it last answered") from None
                 raise
             finally:
+                if flight.is_there and registry.listing_page(file) is None:
+                    await self._pages.forget_absence(file)
                 if asked_as is not None:
                     self._aloft.pop(asked_as, None)
             self._remember_stored(registry, stored)

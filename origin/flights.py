@@ -49,7 +49,8 @@ WORTH_S = 10.0
 class Flight[T]:
     """A fetch under way. ``size`` is in bytes, None until ``began()`` told it, and if upstream does not say.
 
-    ``written`` bytes are in the spool; the first ``releasable`` of them may be sent to clients.
+    ``written`` bytes are in the spool; the first ``releasable`` of them may be sent to clients. ``is_there`` says that upstream was seen to
+    have it, whatever becomes of it.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class Flight[T]:
         "_woken_at",
         "_woken_to",
         "digests",
+        "is_there",
         "key",
         "last_modified",
         "releasable",
@@ -83,6 +85,7 @@ class Flight[T]:
         self.size: int | None = None
         self.digests: tuple[Digest, ...] = ()
         self.last_modified: str | None = None
+        self.is_there = False
         self.written = 0
         self.releasable = 0
         self._nursery = nursery

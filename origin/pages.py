@@ -401,6 +401,16 @@ class Pages:
         stamp = Stamp(now + ABSENT_S, now + ABSENT_S + freshness.STALE_S)
         await self._publish(StoredAnswer(_absence(file), 404, b"", "", stamp, now), None)
 
+    async def forget_absence(self, file: File) -> None:
+        """Upstream was seen to have the file: nothing that was said before may stand in for it."""
+        try:
+            held = await self.held(_absence(file))
+        except Unavailable as error:
+            log.warning("an absence was not forgotten: %s", error, extra={"file": file.filename})
+            return
+        if held is not None and held.answer.stamp.stale_until > 0:
+            await self._renew(held, Stamp(0.0, 0.0))
+
     async def doubt_absences(self, registry: str, project: str) -> None:
         """Something of the project changed: what it lacked may be there by now."""
         for page in await self._catalog.views(registry, project):

@@ -191,6 +191,7 @@ async def _retrieve_from(
         validator = transfer.head.validator if transfer else None
         try:
             async with source.file(file, entry, start, validator) as stream:
+                flight.is_there = True
                 if transfer is None:
                     size = _agreed_size(file, entry, stream.head)
                     entry = msgspec.structs.replace(entry, digests=(*entry.digests, *await evidence.wait()))

@@ -17,6 +17,7 @@ from tests.origin.test_evidence import (
     JAR,
     METADATA,
     PAGE,
+    ROOT,
     SMALL,
     deliver,
     fetch,
@@ -26,7 +27,7 @@ from tests.origin.test_evidence import (
     repository,
     times,
 )
-from tests.scripted import Stall, stall
+from tests.scripted import Sent, Stall, stall
 
 SOURCES = DIRECTORY + "lib-1.0-sources.jar"
 GONE = "org/example/gone/1.0/gone-1.0.pom"
@@ -166,6 +167,44 @@ async def test_absences_are_neither_pages_nor_projects_that_are_held(tmp_path: P
         assert list(await s.service.projects("maven")) == []
         why = await s.service.why("pkg:maven/org.example/gone@1.0")
         assert (why["held"], why["page"]) == (False, None)
+
+
+async def test_what_came_is_no_longer_absent_in_an_outage(tmp_path: Path, clock: MockClock) -> None:
+    async with repository(tmp_path) as s:
+        await probe(s, JAR)
+        await trio.sleep(ABSENT_S + 1)
+        put(s, JAR, SMALL)
+        assert await fetch(s, JAR) == SMALL
+        (holding,) = await s.catalog.holdings()
+        await s.blobs.delete(holding[0])
+        s.web.down = {"maven"}
+        for doubted in (set[str](), {"maven"}):
+            s.web.doubted = doubted
+            with pytest.raises(Unavailable):
+                await deliver(s, JAR)
+            await trio.sleep(10)
+
+
+async def test_what_upstream_has_is_not_absent_because_its_checksum_cannot_be_read(tmp_path: Path, clock: MockClock) -> None:
+    async with repository(tmp_path) as s:
+        await probe(s, JAR)
+        await trio.sleep(ABSENT_S + 1)
+        put(s, JAR, SMALL)
+        s.web.sent[f"{ROOT}{JAR}.sha1"] = Sent(status=503)
+        with pytest.raises(Unavailable):
+            await deliver(s, JAR)
+
+
+async def test_a_checksum_that_was_passed_on_is_no_longer_absent_in_an_outage(tmp_path: Path, clock: MockClock) -> None:
+    sidecar = JAR + ".sha512"
+    async with repository(tmp_path) as s:
+        await probe(s, sidecar)
+        await trio.sleep(ABSENT_S + 1)
+        put(s, sidecar, b"a" * 128, checksum=b"")
+        assert await fetch(s, sidecar)
+        s.web.down = {"maven"}
+        with pytest.raises(Unavailable):
+            await deliver(s, sidecar)
 
 
 async def test_a_file_that_was_bound_is_served_whatever_upstream_lacks_now(tmp_path: Path, clock: MockClock) -> None:
