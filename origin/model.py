@@ -156,7 +156,8 @@ class Listing:
     ``document`` is in the registry's one stored form (PyPI: JSON, whatever upstream sent). ``serial`` is upstream's own, if any.
     ``restrictions`` maps a version to the verdict that took it off the page, for messages; empty before ``Registry.restrict``.
     ``restricted_at`` is when policy last changed what is left of the page (whole UTC seconds, rounded up), 0 if it never did: where
-    clients compare dates, none may be older than that.
+    clients compare dates, none may be older than that. ``bare`` are the versions that the document tells of without a file that could be
+    had: they have no entry, and are judged like the others.
     """
 
     page: Page
@@ -165,6 +166,7 @@ class Listing:
     serial: int | None = None
     restrictions: Mapping[str, Verdict] = field(default_factory=dict)
     restricted_at: float = field(default=0.0, kw_only=True)
+    bare: frozenset[str] = field(default=frozenset(), kw_only=True)
 
 
 # ---- verdicts -------------------------------------------------------------------------------------------------------

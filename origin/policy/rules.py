@@ -133,7 +133,7 @@ def verdicts(rules: Sequence[Rule], registry: Versions, listing: Listing) -> dic
     if not about:
         return {}
     found: dict[str, Verdict] = {}
-    for version in {entry.file.version for entry in listing.entries.values()}:
+    for version in {entry.file.version for entry in listing.entries.values()} | listing.bare:
         verdict = judge(about, registry, project, version)
         if verdict is not ALLOW:
             found[version] = verdict

@@ -131,7 +131,8 @@ def read_packument(page: Page, body: bytes, url: str, root: str, locate: Locator
         if resolved is not None:
             edited[version] = _edited(raw, {"dist": msgspec.Raw(_edited(dist, {"tarball": resolved}))})
     modified = _when(view, times.get("modified")) or _moment(_decoded(view, members.get("modified"))) or 0.0
-    listing = Packument(page, reader.entries, body, members=members, versions=versions, modified=modified)
+    bare = frozenset(versions.keys() - {entry.file.version for entry in reader.entries.values()})
+    listing = Packument(page, reader.entries, body, bare=bare, members=members, versions=versions, modified=modified)
     without = {"error"} if isinstance(_decoded(view, members.get("error")), str) else set()
     if edited or mended or without:
         # A text as ``error`` means failure to some clients, whatever stands beside it. And stored documents are read again without
@@ -219,7 +220,8 @@ def _moment(text: object) -> float | None:
         return None
     try:
         moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+        # In UTC, where the years that can be written end earlier for some zones.
+        return (moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
         return None
 
@@ -363,7 +365,7 @@ def restrict_packument(listing: Packument, verdicts: Mapping[str, Verdict]) -> P
         changes["dist-tags"] = _ENCODE(_repaired(listing, tags, removed))
     kept = ((version, raw) for version, raw in _manifests(listing) if version not in removed)
     restricted = _relocated(listing, _composed(listing, kept, changes))
-    return replace(restricted, entries=entries, restrictions=restrictions)
+    return replace(restricted, entries=entries, restrictions=restrictions, bare=listing.bare - removed.keys())
 
 
 def tags_of(listing: Packument) -> dict[str, Any]:
@@ -394,7 +396,7 @@ def _successor(listing: Packument, gone: str, removed: Collection[str]) -> str |
     ranked: list[tuple[bool, names.Key, str]] = []
     last = None
     for version in listing.versions:
-        if version in removed:
+        if version in removed or version in listing.bare:
             continue
         last = version
         key = names.version_key(version)

@@ -13,6 +13,7 @@ from msgspec.structs import replace as replaced
 
 from origin.errors import NotFound, Refused
 from origin.model import Digest, Entry, File, Hold, Listing, Page, Refuse, Verdict
+from origin.policy.rules import parse_rule, verdicts
 from origin.registries import Registry
 from origin.registries.npm import NPM
 
@@ -458,6 +459,27 @@ def test_latest_avoids_what_is_deprecated_while_it_can() -> None:
     assert written(REGISTRY.restrict(read(document), refused("2.0.0", "1.2.0", "1.0.0")))["dist-tags"] == {"latest": "1.1.0"}
 
 
+def test_versions_without_a_tarball_are_judged_too_and_never_become_the_latest() -> None:
+    document = packument(
+        manifest("1.0.0"),
+        manifest("2.0.0", dist={"tarball": "ftp://x.test/foo.tgz"}),
+        {"name": "foo", "version": "3.0.0"},
+        manifest("4.0.0"),
+    )
+    document["dist-tags"] = {"latest": "4.0.0", "next": "3.0.0", "old": "2.0.0"}
+    listing = read(document)
+    rules = [parse_rule({"name": "r", "match": "pkg:npm/foo@>=3", "action": "refuse", "reason": "malware"})]
+    assert verdicts(rules, REGISTRY, listing).keys() == {"3.0.0", "4.0.0"}
+    restricted = REGISTRY.restrict(listing, verdicts(rules, REGISTRY, listing))
+    for form in (FULL, ABBREVIATED):
+        said = written(restricted, form)
+        assert list(said["versions"]) == ["1.0.0", "2.0.0"]
+        assert said["dist-tags"] == {"latest": "1.0.0", "old": "2.0.0"}
+    with pytest.raises(Refused):
+        REGISTRY.write(restricted, FULL, BASE, "manifest/3.0.0")
+    assert not verdicts(rules, REGISTRY, restricted)
+
+
 def test_other_tags_are_dropped_and_odd_ones_left_alone() -> None:
     document = packument(manifest("1.0.0"), manifest("2.0.0"))
     document["dist-tags"] = {"beta": "2.0.0", "latest": "1.0.0", "lost": "9.9.9", "odd": ["2.0.0"]}
@@ -506,6 +528,18 @@ def test_policys_date_finds_a_place_in_a_document_without_times() -> None:
     assert written(replace(read({**bare, "time": {}}), restricted_at=1767225600.0))["time"] == {
         "modified": "2026-01-01T00:00:00.000Z"
     }
+
+
+@pytest.mark.parametrize("odd", ["9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+14:00"])
+def test_a_date_that_no_date_field_can_hold_is_none(odd: str) -> None:
+    for document in (
+        packument(manifest("1.0.0"), modified=odd, time={}),
+        packument(manifest("1.0.0"), time={"modified": odd, "1.0.0": odd}),
+    ):
+        listing = read(document)
+        assert REGISTRY.headers(listing) == ()
+        assert written(listing, ABBREVIATED)["versions"].keys() == {"1.0.0"}
+        assert listing.entries["foo-1.0.0.tgz"].published is None
 
 
 def test_upstreams_own_field_dates_what_tells_no_date_itself() -> None:

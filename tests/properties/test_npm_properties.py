@@ -163,6 +163,10 @@ def test_the_abbreviated_form_says_nothing_that_the_full_one_does_not(made: tupl
         )
 
 
+def tarballs(listing: Listing) -> dict[str, tuple[object, ...]]:
+    return {entry.file.version: (entry.url, entry.digests, entry.published) for entry in listing.entries.values()}
+
+
 def unhashable(manifest: dict[str, Any]) -> bool:
     return any(isinstance(value, dict | list) for value in manifest.values())
 
@@ -186,9 +190,10 @@ def test_policy_takes_away_the_refused_versions_and_nothing_else(made: tuple[str
         assert not gone & set(tags.values())
         assert {tag: version for tag, version in before["dist-tags"].items() if version not in gone}.items() <= tags.items()
         if before["dist-tags"].get("latest") in gone:
-            assert ("latest" in tags) == bool(after["versions"])
+            assert ("latest" in tags) == bool(restricted.entries)
     again = NPM_TEST.reread(restricted.page, restricted.document)
-    assert again.entries == restricted.entries
+    # Which of two versions that share a tarball keeps its path depends on who else is there; what is behind it does not.
+    assert tarballs(again) == tarballs(restricted)
     assert {e.file.version for e in again.entries.values()} == {e.file.version for e in listing.entries.values()} - gone
 
 
