@@ -364,15 +364,18 @@ class Pages:
         """When policy last changed what is left of the page: whole UTC seconds, rounded up, 0 if it never did. Remembered over restarts.
 
         pnpm asks with the date it finds in the document: unless taking a version off, or giving it back, makes that later, it goes
-        on for ever with what it has.
+        on for ever with what it has. So no two changes share a date, and once policy has dated a page, what upstream changes in it is
+        dated here too: its own date may be one from before that.
         """
         key = f"restricted {held.answer.page.key}"
-        taken = _fingerprint(view.restrictions)
         if held.restricted is None:
             at, _, before = (await self._catalog.recall(key) or "0 ").partition(" ")
             held.restricted = float(at), before
+        taken = _fingerprint(view.restrictions)
+        if taken or held.restricted[0]:
+            taken = f"{taken}/{held.answer.stamp.revision}"
         if held.restricted[1] != taken:
-            held.restricted = float(math.ceil(self._clock())), taken
+            held.restricted = max(float(math.ceil(self._clock())), held.restricted[0] + 1), taken
             try:
                 await self._catalog.remember(key, f"{held.restricted[0]} {taken}")
             except Unavailable as error:

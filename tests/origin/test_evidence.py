@@ -498,6 +498,30 @@ async def test_the_date_of_a_restriction_moves_when_what_is_left_changes_and_out
         assert await restricted_at() == given
 
 
+async def test_no_two_changes_of_a_page_that_policy_touched_share_a_date(tmp_path: Path, clock: MockClock) -> None:
+    async with repository(tmp_path) as s:
+        put(s, METADATA, metadata("1.0", "2.0"))
+        dates: list[float] = []
+
+        async def note() -> None:
+            dates.append((await s.service.page(PAGE)).listing.restricted_at)
+
+        s.rule("pkg:maven/org.example/lib@2.0")
+        await note()
+        s.service.set_rules([])
+        await note()
+        s.rule("pkg:maven/org.example/lib@2.0")
+        await note()
+        clock.jump(700)
+        await note()
+        assert dates[3] == dates[2], "nothing changed"
+        # Published before the rule was made, seen after it.
+        put(s, METADATA, metadata("1.0", "1.1", "2.0"))
+        clock.jump(700)
+        await note()
+        assert dates[0] < dates[1] < dates[2] < dates[4]
+
+
 async def test_a_page_of_which_nothing_is_left_is_refused(tmp_path: Path, clock: MockClock) -> None:
     async with repository(tmp_path) as s:
         put(s, METADATA, metadata("1.0", "1.1"))
