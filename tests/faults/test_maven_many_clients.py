@@ -15,7 +15,7 @@ import pytest
 
 from tests.fakes.maven import FakeMaven
 from tests.fakes.maven_documents import instant
-from tests.harness import Edge
+from tests.harness import Edge, Rule
 from tests.jars import Jars
 from tests.maven_stage import get, metadata_path
 
@@ -29,6 +29,7 @@ LASTS_S = 5.0
 def well_behaved_again(restored: None, mirror: Edge) -> Iterator[None]:
     yield
     mirror.age(0)
+    mirror.set_rules()
 
 
 class Hammer:
@@ -80,14 +81,14 @@ def versions_of(document: str) -> list[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("churn", ["documents", "all"])
+@pytest.mark.parametrize("churn", ["documents", "all", "rules"])
 def test_metadata_and_its_checksums_belong_together_whatever_upstream_does_meanwhile(
     repository: FakeMaven, mirror: Edge, jars: Jars, group: str, churn: str
 ) -> None:
-    """Pages are expired ten times a second. ``all``: upstream's own checksum files never fit; its headers do."""
+    """Pages are expired ten times a second. ``all``: upstream's own checksum files never fit; its headers do. ``rules`` come and go too."""
     repository.publish(*(jars.component(f"{group}:lib:{version}.0") for version in range(1, 40)))
     path = metadata_path(f"{group}:lib")
-    repository.mode(churn=churn)
+    repository.mode(churn="documents" if churn == "rules" else churn)
     hammer = Hammer(mirror, path)
     until = time.monotonic() + LASTS_S
     threads = [threading.Thread(target=hammer.run, args=(until, seed)) for seed in range(CLIENTS)]
@@ -97,12 +98,16 @@ def test_metadata_and_its_checksums_belong_together_whatever_upstream_does_meanw
     while time.monotonic() < until:
         ahead += 601
         mirror.age(ahead)
+        if churn == "rules":
+            mirror.set_rules(*([Rule(f"pkg:maven/{group}/lib@>=20", "too new")] if round(ahead / 601) % 10 < 5 else []))
         time.sleep(0.1)
     for thread in threads:
         thread.join()
     assert hammer.wrong == []
     assert repository.count(path=f"/maven2/{path}") > 20, "upstream was asked again and again"
     assert hammer.pairs > 20
+    if churn == "rules":
+        return
     written = versions_of(repository.text(f"/maven2/{path}"))
     for algorithm, told in hammer.sidecars.items():
         assert told <= {hashlib.new(algorithm, one, usedforsecurity=False).hexdigest() for one in written}
