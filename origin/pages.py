@@ -415,10 +415,14 @@ class Pages:
             await self._renew(held, Stamp(0.0, 0.0))
 
     async def doubt_absences(self, registry: str, project: str) -> None:
-        """Something of the project changed: what it lacked may be there by now."""
-        for page in await self._catalog.views(registry, project):
-            if page.view.startswith(ABSENT):
-                await self.doubt(page)
+        """Something of the project changed: what it lacked may be there by now. (One write: anybody can make up names by the thousand.)"""
+        try:
+            await self._catalog.expire(registry, project, ABSENT)
+        except Unavailable as error:
+            log.warning("what was missing is not doubted on disk: %s", error, extra={"project": project})
+        for page, held in self._held.items():
+            if page.project == project and page.registry == registry and page.view.startswith(ABSENT):
+                held.restamp(Stamp(0.0, held.answer.stamp.stale_until, held.answer.stamp.revision), held.answer.received_at)
 
     async def doubt(self, page: Page) -> None:
         """What is held of a page is stale from now on."""
@@ -540,10 +544,9 @@ class Pages:
         owners = await self._work(len(listing.document), lambda: registry.owners(listing))
         if owners:
             await self._record_owners(page, owners)
-        published = await self._publish(stored, listing)
-        if held is not None:
-            await self.doubt_absences(page.registry, page.project)
-        return "200", published
+        # First, so that nobody learns of a file from the page and is then told that there is none.
+        await self.doubt_absences(page.registry, page.project)
+        return "200", await self._publish(stored, listing)
 
     async def _proven(self, registry: Registry, page: Page, answer: Received) -> Received:
         """The answer, if its bytes are those that upstream publishes digests of. Raises ``Corrupt`` if they are not.

@@ -102,8 +102,8 @@ class Catalog(Protocol):
         """Extend a held answer (a 304): stamp and time only. The revision stays; no feed line; no-op if nothing is held."""
         ...
 
-    async def expire(self, registry: str, project: str) -> int:
-        """Make every page of a project stale at once; returns how many were held."""
+    async def expire(self, registry: str, project: str, views: str = "") -> int:
+        """Make every page of a project, whose view begins with ``views``, stale at once; returns how many were held."""
         ...
 
     async def views(self, registry: str, project: str) -> Sequence[Page]:

@@ -68,9 +68,13 @@ class MemoryCatalog:
             stamp = Stamp(stamp.fresh_until, stamp.stale_until, held.stamp.revision)
             self._answers[page.key] = replace(held, stamp=stamp, received_at=received_at)
 
-    async def expire(self, registry: str, project: str) -> int:
+    async def expire(self, registry: str, project: str, views: str = "") -> int:
         await self._begin()
-        found = [each for each in self._answers.values() if (each.page.registry, each.page.project) == (registry, project)]
+        found = [
+            each
+            for each in self._answers.values()
+            if (each.page.registry, each.page.project) == (registry, project) and each.page.view.startswith(views)
+        ]
         for each in found:
             stamp = Stamp(min(each.stamp.fresh_until, 0.0), each.stamp.stale_until, each.stamp.revision)
             self._answers[each.page.key] = replace(each, stamp=stamp)

@@ -271,12 +271,14 @@ class SqliteCatalog:
             ).close()
         )
 
-    async def expire(self, registry: str, project: str) -> int:
-        """Make every page of a project stale at once; returns how many were held."""
+    async def expire(self, registry: str, project: str, views: str = "") -> int:
+        """Make every page of a project, whose view begins with ``views``, stale at once; returns how many were held."""
         return await self._write(
             lambda connection: (
                 connection.execute(
-                    "UPDATE answers SET fresh_until = min(fresh_until, 0) WHERE registry = ? AND project = ?", (registry, project)
+                    "UPDATE answers SET fresh_until = min(fresh_until, 0) WHERE registry = ? AND project = ?"
+                    " AND substr(view, 1, length(?3)) = ?3",
+                    (registry, project, views),
                 ).rowcount
             )
         )

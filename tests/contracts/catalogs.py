@@ -73,6 +73,8 @@ class CatalogContract:
             await catalog.publish(stored(page))
         assert await catalog.expire("pypi", "six") == 2
         assert await catalog.expire("pypi", "absent") == 0
+        assert await catalog.expire("pypi", "six", "no such view") == 0
+        assert await catalog.expire("pypi", "six", "js") == 1
         for page, fresh in (
             (SIX, False),
             (Page("pypi", "six", "json"), False),

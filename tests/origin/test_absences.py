@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from origin.catalog.sqlite import SqliteCatalog
 from origin.errors import NotFound, Unavailable
-from origin.model import Page
+from origin.model import Page, Stamp
 from origin.pages import ABSENT_S
 from tests.origin.test_evidence import (
     DIRECTORY,
@@ -125,6 +125,40 @@ async def test_what_was_missing_is_looked_for_again_when_the_metadata_changes(tm
         await s.service._pages.refresh(PAGE)
         assert await fetch(s, SOURCES) == SMALL
         assert times(s, SOURCES) == before + 1
+
+
+async def test_what_was_missing_is_looked_for_again_when_metadata_is_read_for_the_first_time(
+    tmp_path: Path, clock: MockClock
+) -> None:
+    async with repository(tmp_path) as s:
+        await probe(s, SOURCES)
+        put(s, METADATA, metadata("1.0"))
+        put(s, SOURCES, SMALL)
+        await s.service.page(PAGE)
+        assert await fetch(s, SOURCES) == SMALL
+
+
+async def test_a_page_does_not_wait_for_each_thing_that_was_missing(tmp_path: Path, clock: MockClock) -> None:
+    async with repository(tmp_path) as s:
+        put(s, METADATA, metadata("1.0"))
+        await s.service.page(PAGE)
+        missing = [f"org/example/lib/1.{n}/lib-1.{n}.module" for n in range(20)]
+        for path in missing:
+            await probe(s, path)
+        renewed: list[Page] = []
+        renew = s.catalog.renew
+
+        async def counting(page: Page, stamp: Stamp, received_at: float) -> None:
+            renewed.append(page)
+            await renew(page, stamp, received_at)
+
+        s.catalog.renew = counting  # type: ignore[method-assign]
+        put(s, METADATA, metadata("1.0", "1.1"))
+        await s.service._pages.refresh(PAGE)
+        assert renewed == []
+        for path in missing:
+            await probe(s, path)
+            assert times(s, path) == 2
 
 
 async def test_what_was_missing_is_not_looked_for_again_when_nothing_changed(tmp_path: Path, clock: MockClock) -> None:
