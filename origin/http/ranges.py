@@ -12,6 +12,9 @@ from ..model import Arriving, Body, Span
 from . import Request, Response
 from .problems import problem
 
+SKEW_S = 60.0
+"""How far ahead of ours another clock may be for its dates to count."""
+
 # "the server generating a 304 response MUST generate any of the following header fields that would have been sent in a 200 (OK) response"
 # (RFC 9110 §15.4.5), and ours that tells where the answer came from.
 _KEPT_BY_304 = frozenset({"etag", "cache-control", "vary", "cache-status", "content-location", "expires", "last-modified"})
@@ -31,7 +34,7 @@ def apply(request: Request, response: Response, now: float) -> Response:
         answer = problem(412, "Precondition failed", "This is not what the request was meant for.", instance=request.target)
         answer.close, answer.delivered = response.close, response.delivered
         return answer
-    if _is_unchanged(request, response):
+    if _is_unchanged(request, response, now):
         kept = [(name, value) for name, value in response.headers if name.lower() in _KEPT_BY_304]
         return Response(304, kept, b"", close=response.close, delivered=response.delivered)
     asked = request.header("range")
@@ -79,13 +82,14 @@ def _precondition_holds(request: Request, response: Response) -> bool:
     return since is None or modified is None or modified <= since
 
 
-def _is_unchanged(request: Request, response: Response) -> bool:
+def _is_unchanged(request: Request, response: Response, now: float) -> bool:
     condition = request.header("if-none-match")
     if condition is not None:
         # "A recipient MUST ignore If-Modified-Since if the request contains an If-None-Match header field" (§13.1.3)
         return matches_weakly(condition, response.header("etag"))
     since, modified = _seconds(request.header("if-modified-since")), _seconds(response.header("last-modified"))
-    return since is not None and modified is not None and modified <= since
+    # A date to come vouches for nothing: whoever has it would never hear of a change again (§8.8.2.1).
+    return since is not None and modified is not None and modified <= since <= now + SKEW_S
 
 
 def _range_condition_holds(condition: str | None, response: Response, now: float) -> bool:

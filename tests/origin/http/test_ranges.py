@@ -128,6 +128,8 @@ def test_a_date_proves_a_part_only_once_its_second_is_over() -> None:
         ({"if_none_match": "e"}, 200),
         ({"if_modified_since": formatdate(MODIFIED, usegmt=True)}, 304),
         ({"if_modified_since": formatdate(MODIFIED - 1, usegmt=True)}, 200),
+        ({"if_modified_since": formatdate(NOW + 30, usegmt=True)}, 304),
+        ({"if_modified_since": formatdate(NOW + 90, usegmt=True)}, 200),
         ({"if_modified_since": "yesterday"}, 200),
         ({"if_none_match": '"a"', "if_modified_since": formatdate(MODIFIED, usegmt=True)}, 200),
         ({"if_none_match": '"e"', "range": "bytes=0-1"}, 304),
