@@ -139,9 +139,10 @@ class Mirror:
         match asked:
             case Page() | File():
                 about.kind = "page" if isinstance(asked, Page) else "file"
-                members = members_for(instance.members, asked.project) if asked.project else instance.members
+                claimed = instance.registry.claimed(asked)
+                members = members_for(instance.members, claimed) if claimed else instance.members
                 if not members:
-                    raise NotFound(f"no upstream here answers for {asked.project}")
+                    raise NotFound(f"no upstream here answers for {claimed}")
                 about.registry = members[0].name
                 if isinstance(asked, Page):
                     return await self._page(request, instance, members, target)

@@ -85,6 +85,9 @@ class Toy:
     def checksum(self, file: File) -> str:
         return ""
 
+    def claimed(self, resource: Page | File) -> str:
+        return resource.project
+
     def listing_page(self, file: File) -> Page | None:
         return Page(self.name, file.project)
 

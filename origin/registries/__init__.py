@@ -124,6 +124,10 @@ class Registry(Protocol):
         """The digest algorithm that ``file``, a checksum sidecar, holds the value of for its ``subject``; ``""`` for any other file."""
         ...
 
+    def claimed(self, resource: Page | File) -> str:
+        """The name to hold the ``groups`` of those that share a path against; ``""`` for what is about the whole repository."""
+        ...
+
     def listing_page(self, file: File) -> Page | None:
         """The page that lists ``file``; None where no page does, and only upstream knows whether it exists."""
         ...

@@ -177,6 +177,12 @@ class Maven:
     def checksum(self, file: File) -> str:
         return paths.split_checksum(file.filename)[1]
 
+    def claimed(self, resource: Page | File) -> str:
+        if isinstance(resource, Page) and not resource.project:
+            kind, _, group = paths.split_view(resource.view)[0].partition("/")
+            return group if kind == "group" else ""
+        return resource.project
+
     def listing_page(self, file: File) -> Page | None:
         path, _ = paths.split_checksum(file.path)
         found = paths.read_file(tuple(path.split("/")))

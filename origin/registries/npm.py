@@ -194,6 +194,9 @@ class NPM:
     def checksum(self, file: File) -> str:
         return ""
 
+    def claimed(self, resource: Page | File) -> str:
+        return resource.project
+
     def listing_page(self, file: File) -> Page:
         return Page(self.name, file.project, "")
 

@@ -69,6 +69,30 @@ def test_a_pattern_covers_a_name_and_all_beneath_it(pattern: str, project: str, 
     assert list(members_for([pinned, other], project)) == ([pinned] if covered else [other])
 
 
+@pytest.mark.parametrize(
+    "target",
+    [
+        "company/maven-metadata.xml",
+        "company/maven-metadata.xml.sha1",
+        "company/team/maven-metadata.xml",
+        "company/lib/1/lib-1.jar",
+    ],
+)
+def test_what_is_in_a_pinned_group_is_asked_of_its_own_repository_alone(target: str) -> None:
+    pinned, other = instance("pinned", "company"), instance("other")
+    asked = other.resource("GET", target)
+    assert isinstance(asked, Page | File)
+    assert list(members_for([pinned, other], other.claimed(asked))) == [pinned]
+
+
+def test_what_is_about_a_whole_repository_is_nobodys_claim() -> None:
+    registry = instance("other")
+    for target in ("archetype-catalog.xml", ".meta/prefixes.txt.sha1"):
+        asked = registry.resource("GET", target)
+        assert isinstance(asked, Page)
+        assert registry.claimed(asked) == ""
+
+
 def test_members_answer_in_their_order_and_those_that_claim_something_for_nothing_else() -> None:
     a, b, c, d = instance("a"), instance("b", "com.company"), instance("c", "com.company", "org.ours"), instance("d")
     members = [a, b, c, d]
