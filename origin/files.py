@@ -217,8 +217,8 @@ class Files:
         # No reading of the name is listed anywhere. Only now is it worth asking whether the bytes exist all the same.
         for candidate, listing in listings:
             if await self._exists(registry, candidate, listing):
-                raise Refused(Refuse(f"{file.filename} is not listed by its project", "unlisted"))
-        raise NotFound(f"{file.filename} is not listed by its project")
+                raise Refused(Refuse(f"{file.name} is not listed by its project", "unlisted"))
+        raise NotFound(f"{file.name} is not listed by its project")
 
     async def _binding(self, file: File) -> Binding | None:
         found = self._bound.get(file)
@@ -243,14 +243,14 @@ class Files:
             return
         self._pages.refresh_soon(held)
         if file.registry not in self._serve_removed and not _lists(registry, held, file):
-            raise Refused(Refuse(f"{file.filename} was removed upstream", "removed-upstream"))
+            raise Refused(Refuse(f"{file.name} was removed upstream", "removed-upstream"))
 
     async def _listed(self, file: File) -> Entry:
         """The entry that publishes ``file``. Raises ``NotFound`` if its listing lacks it."""
         found = await self._look_up(file)
         if isinstance(found, Entry):
             return found
-        raise NotFound(f"{file.filename} is not listed by its project")
+        raise NotFound(f"{file.name} is not listed by its project")
 
     async def _look_up(self, file: File) -> Entry | Listing | None:
         """The entry that publishes ``file``; else the listing that lacks it, or None if there is no such project.
@@ -270,7 +270,7 @@ class Files:
                 if view.outcome != "stale":
                     view = await self._pages.page(page, insist=True)
                 if view.outcome == "stale":
-                    raise Unavailable(f"whether {file.filename} is listed by now cannot be asked", 5)
+                    raise Unavailable(f"whether {file.name} is listed by now cannot be asked", 5)
                 held = await self._pages.held(page)
                 entry = _entry(registry, held, file)
         except NotFound:
@@ -314,7 +314,7 @@ class Files:
         known = await self._pages.absence(file)
         answers = any(source.available(file.registry, "page") for source in self._sources)
         if known == "fresh" or (known == "stale" and not answers):
-            raise NotFound(f"upstream has no {file.filename}")
+            raise NotFound(f"upstream has no {file.name}")
 
     async def _checksum(self, file: File, algorithm: str, hold_s: float) -> Delivery:
         """A checksum sidecar: made of its file's digest where that is known, so that both always agree; else upstream's is passed on."""
@@ -342,7 +342,7 @@ class Files:
                 digests.insert(0, Digest(registry.identity, hashlib.new(registry.identity, body).hexdigest()))
             last_modified = resolved.binding.last_modified if resolved.binding else None
             return Delivery(file, tuple(digests), len(body), body, outcome, status, last_modified)
-        raise Unavailable(f"{file.filename} has not come yet", 5)
+        raise Unavailable(f"{file.name} has not come yet", 5)
 
     async def _passed_on(self, registry: Registry, file: File, subject: File, algorithm: str, mine: str | None) -> str:
         """The value upstream publishes; ours (``mine``), if we have one and upstream has any or cannot be asked."""
@@ -351,13 +351,13 @@ class Files:
             content = await self._notes.read(file)
         except Unavailable:
             if await self._pages.absence(file) is not None:
-                raise NotFound(f"upstream had no {file.filename} when it last answered") from None
+                raise NotFound(f"upstream had no {file.name} when it last answered") from None
             if mine is not None:
                 return mine
             raise
         if content is None:
             await self._pages.record_absence(file)
-            raise NotFound(f"upstream has no {file.filename}")
+            raise NotFound(f"upstream has no {file.name}")
         await self._pages.forget_absence(file)
         if mine is not None:
             self._offered[file] = None
@@ -367,10 +367,10 @@ class Files:
         try:
             digests = registry.vouched(subject, {file.filename: content})
         except ValueError as error:
-            raise Corrupt(f"{file.filename} is no checksum: {error}") from None
+            raise Corrupt(f"{file.name} is no checksum: {error}") from None
         found = next((digest.value for digest in digests if digest.algorithm == algorithm), None)
         if found is None:
-            raise Corrupt(f"{file.filename} is no {algorithm} checksum")
+            raise Corrupt(f"{file.name} is no {algorithm} checksum")
         return found
 
     async def _evidence(self, files: Sequence[File]) -> Mapping[str, bytes]:
@@ -443,7 +443,7 @@ class Files:
             outcome = "collapsed" if joined else "miss"
             status = "fwd=uri-miss; stored" + ("; collapsed" if joined else "")
             return Delivery(file, digests, size, Arriving(follower, 0, size, until), outcome, status, flight.last_modified)
-        raise Unavailable(f"{file.filename} is still being fetched and checked", flight.estimate_s() or 5)
+        raise Unavailable(f"{file.name} is still being fetched and checked", flight.estimate_s() or 5)
 
     def _fetch(
         self, file: File, entry: Entry, binding: Binding | None, asked_as: File | None = None
@@ -462,9 +462,9 @@ class Files:
             except NotFound:
                 if registry.listing_page(file) is None:
                     await self._pages.record_absence(file)
-                    raise NotFound(f"upstream has no {file.filename}") from None
+                    raise NotFound(f"upstream has no {file.name}") from None
                 # Listed but missing is upstream's inconsistency (a fresh upload on another CDN node), not an absence.
-                raise Unavailable(f"upstream lists {file.filename} but does not have it", 5) from None
+                raise Unavailable(f"upstream lists {file.name} but does not have it", 5) from None
             except Corrupt:
                 page = registry.listing_page(file)
                 if page is not None and self._may_change(file):
@@ -473,7 +473,7 @@ class Files:
             except Unavailable:
                 if registry.listing_page(file) is None and not flight.is_there and await self._pages.absence(file) is not None:
                     # A held clean absence stands in for an upstream that does not answer, as a held page would.
-                    raise NotFound(f"upstream had no {file.filename} when it last answered") from None
+                    raise NotFound(f"upstream had no {file.name} when it last answered") from None
                 raise
             finally:
                 if flight.is_there and registry.listing_page(file) is None:

@@ -96,6 +96,11 @@ class File(msgspec.Struct, frozen=True, gc=False):
         """What the permanent binding to a digest is made under."""
         return f"{self.registry}:{self.project}:{self.version}:{self.filename}"
 
+    @property
+    def name(self) -> str:
+        """What people know it by, for messages: of a file that may change, ``filename`` also tells which of its contents is meant."""
+        return self.path.rpartition("/")[2] or self.filename
+
 
 class Relay(msgspec.Struct, frozen=True, gc=False):
     """Neither page nor file: a search, a forwarded audit. Held briefly or not at all.

@@ -94,7 +94,7 @@ async def initialize(bench: Workbench, registry: Registry, file: File, entry: En
 async def _require_signed(bench: Workbench, file: File, wrong: str) -> None:
     if wrong:
         await bench.event("bad-signature", file.key, wrong)
-        raise Refused(Refuse(f"{file.filename}: {wrong}", "signature"))
+        raise Refused(Refuse(f"{file.name}: {wrong}", "signature"))
 
 
 async def check_signature(bench: Workbench, assembled: Assembled) -> None:
@@ -133,7 +133,7 @@ class _Evidence:
             self._failure = error
         except ValueError as error:
             await self._bench.event("bad-evidence", file.key, str(error))
-            self._failure = Corrupt(f"what upstream publishes of {file.filename} cannot be read: {error}")
+            self._failure = Corrupt(f"what upstream publishes of {file.name} cannot be read: {error}")
         self._came.set()
 
     async def wait(self) -> tuple[Digest, ...]:
@@ -204,10 +204,10 @@ async def _retrieve_from(
                     release = choose(entry, size, streams=registry.strict(file), proofs=registry.proofs)
                     transfer = _Transfer(flight, spool, stream.head, size, release)
                 elif transfer.size is not None and stream.head.size not in (None, transfer.size):
-                    raise Corrupt(f"{file.filename} changed its size while it was fetched", transfer.size, stream.head.size)
+                    raise Corrupt(f"{file.name} changed its size while it was fetched", transfer.size, stream.head.size)
                 elif not _proven(registry, entry.digests) and stream.head.validator != transfer.head.validator:
                     # No digest would tell a mixture of two files from either of them.
-                    raise Corrupt(f"{file.filename} changed while it was fetched", transfer.head.validator, stream.head.validator)
+                    raise Corrupt(f"{file.name} changed while it was fetched", transfer.head.validator, stream.head.validator)
                 await transfer.pump(stream.chunks, skip=transfer.spool.written - stream.head.start)
                 break
         except Unavailable:
@@ -217,7 +217,7 @@ async def _retrieve_from(
             log.info("transfer broke, resuming", extra={"file": file.filename, "at": start})
     assert transfer is not None
     if transfer.size is not None and transfer.spool.written != transfer.size:
-        raise Corrupt(f"{file.filename} ended after {transfer.spool.written} bytes", transfer.size, transfer.spool.written)
+        raise Corrupt(f"{file.name} ended after {transfer.spool.written} bytes", transfer.size, transfer.spool.written)
     if transfer.size is None:
         flight.resized(transfer.spool.written)
     return Retrieved(
@@ -239,7 +239,7 @@ async def _make_room(bench: Workbench, size: int) -> None:
 
 def _agreed_size(file: File, entry: Entry, head: FileHead) -> int | None:
     if entry.size is not None and head.size is not None and entry.size != head.size:
-        raise Corrupt(f"{file.filename} has another size than its listing says", entry.size, head.size)
+        raise Corrupt(f"{file.name} has another size than its listing says", entry.size, head.size)
     return head.size if head.size is not None else entry.size
 
 
@@ -317,13 +317,13 @@ async def assemble(bench: Workbench, retrieved: Retrieved) -> Assembled:
     registry, file, entry = retrieved.initialized.registry, retrieved.initialized.file, retrieved.initialized.entry
     spool = retrieved.spool
     if entry.size is not None and entry.size != spool.written:
-        raise Corrupt(f"{file.filename} has another size than its listing says", entry.size, spool.written)
+        raise Corrupt(f"{file.name} has another size than its listing says", entry.size, spool.written)
     expected = (*entry.digests, *retrieved.digests)
     for digest in expected:
         actual = spool.digest(digest.algorithm)
         if actual != digest:
             await bench.event("digest-mismatch", file.key, f"expected {digest}, upstream sent {actual}")
-            raise Corrupt(f"{file.filename}: upstream sent bytes with another {digest.algorithm} digest", digest, actual)
+            raise Corrupt(f"{file.name}: upstream sent bytes with another {digest.algorithm} digest", digest, actual)
     aliases = tuple(sorted({d for d in (*expected, spool.digest(registry.identity)) if d.algorithm != "sha256"}))
     # Only what was published proves anything: a header sent along with the bytes would vouch for a login page just as well.
     return Assembled(retrieved, spool.digest("sha256"), aliases, _proven(registry, entry.digests))
@@ -338,7 +338,7 @@ async def scan(bench: Workbench, assembled: Assembled) -> Scanned:
     if oddity:
         await bench.event("odd-archive", file.key, oddity)
         if not assembled.proven:
-            raise Corrupt(f"{file.filename} is not a sound archive: {oddity}")
+            raise Corrupt(f"{file.name} is not a sound archive: {oddity}")
     return Scanned(assembled, oddity)
 
 
