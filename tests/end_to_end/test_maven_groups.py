@@ -15,7 +15,7 @@ from tests.fakes.maven import FakeMaven
 from tests.gradle_like import GRADLE_LIKE
 from tests.harness import PIP, Edge, Rule, Workspace, ask, wait_until
 from tests.jars import Jars
-from tests.jvm import COURSIER, MAVEN_4, MAVEN_39, JvmClient, JvmWorkspace, Maven
+from tests.jvm import MAVEN_4, MAVEN_39, JvmClient, JvmWorkspace, Maven
 from tests.maven_stage import get, holds, metadata_path, publish_tools, restore, sidecars_of
 from tests.wheels import KB, Shelf
 
@@ -66,7 +66,7 @@ def own(group: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("client", [MAVEN_39, MAVEN_4, COURSIER, GRADLE_LIKE], ids=lambda client: client.name)
+@pytest.mark.parametrize("client", [MAVEN_39, MAVEN_4, GRADLE_LIKE], ids=lambda client: client.name)
 def test_a_client_resolves_from_both_repositories(
     estate: Estate, jars: Jars, group: str, own: str, jvm: JvmWorkspace, client: JvmClient
 ) -> None:

@@ -15,7 +15,7 @@ from tests.gradle_like import GRADLE_LIKE, GradleLike
 from tests.harness import Edge, swallowing, wait_until
 from tests.jars import Component, Jars
 from tests.jvm import COURSIER, MAVEN_39, JvmClient, JvmWorkspace
-from tests.maven_stage import HOUR_S, get, metadata_path, sidecars_of, tree
+from tests.maven_stage import HOUR_S, get, metadata_path, publish_tools, sidecars_of, tree
 
 GROUP = "org.example.outage"
 
@@ -89,6 +89,14 @@ def world(repository: FakeMaven, jars: Jars, scratch: Path) -> Iterator[World]:
         yield world
 
 
+@pytest.fixture
+def another(jars: Jars) -> Iterator[FakeMaven]:
+    """One that is there for as long as a test wants: the module's goes away under tests' feet."""
+    with FakeMaven.start() as fake:
+        publish_tools(fake, jars)
+        yield fake
+
+
 @pytest.fixture(scope="module", params=OUTAGES)
 def hours_later(world: World, repository: FakeMaven, request: pytest.FixtureRequest) -> Iterator[str]:
     """The repository has been away for hours when the edge starts again."""
@@ -134,14 +142,14 @@ def test_what_was_absent_stays_absent_and_what_is_unknown_is_not_called_so(world
 
 @pytest.mark.slow
 def test_maven_says_that_the_repository_is_away_and_remembers_nothing(
-    repository: FakeMaven, jars: Jars, jvm: JvmWorkspace, group: str, start_mirror: Callable[[], Edge]
+    another: FakeMaven, jars: Jars, jvm: JvmWorkspace, group: str, start_mirror: Callable[..., Edge]
 ) -> None:
     """Once it is back the same build works, without a word more."""
     one = jars.component(f"{group}:unseen:1.0")
-    repository.publish(one)
-    edge = start_mirror()
+    another.publish(one)
+    edge = start_mirror(upstream=another.url)
     assert MAVEN_39.resolve(jvm, edge.index_url, []).succeeded
-    with outage(repository, "refusing"):
+    with outage(another, "refusing"):
         options = ["-Daether.transport.http.retryHandler.count=0"]
         failed = MAVEN_39.resolve(jvm, edge.index_url, [one.coordinate], options=options)
         assert not failed.succeeded

@@ -13,7 +13,7 @@ from tests.jars import Component, Jars
 from tests.maven_stage import get, metadata_path, sidecars_of
 from tests.wheels import KB, MB
 
-SOON_S = 1.0
+SOON_S = 3.0
 """How fast an absence is told on a busy machine."""
 
 VARYING = ("date", "cache-status", "connection", "keep-alive")

@@ -15,7 +15,7 @@ from tests.fakes.maven import FakeMaven
 from tests.gradle_like import GRADLE_LIKE
 from tests.harness import Edge, Reply, Rule, wait_until
 from tests.jars import Component, Jars
-from tests.jvm import COURSIER, GRADLE, MAVEN_4, MAVEN_38, MAVEN_39, JvmClient, JvmWorkspace, Maven
+from tests.jvm import COURSIER, MAVEN_4, MAVEN_38, MAVEN_39, JvmClient, JvmWorkspace, Maven
 from tests.maven_stage import get, metadata_path, sidecars_of
 
 REASON = "sends passwords home; ask security about ticket 4711"
@@ -225,7 +225,6 @@ MATRIX = [
     (MAVEN_39, "held by the edge"),
     (MAVEN_38, "held by the edge"),
     (MAVEN_4, "held by the edge"),
-    (GRADLE, "held by the edge"),
     (COURSIER, "held by the edge"),
     (GRADLE_LIKE, "fresh"),
     (GRADLE_LIKE, "held by the edge"),

@@ -8,14 +8,14 @@ import re
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count, takewhile
 
 import pytest
 
 from tests.fakes.maven import FakeMaven
 from tests.fakes.maven_documents import instant
-from tests.harness import Edge, Rule
+from tests.harness import Edge, Rule, wait_until
 from tests.jars import Jars
 from tests.maven_stage import get, metadata_path
 
@@ -128,3 +128,45 @@ def test_a_crowd_for_one_jar_is_one_request(repository: FakeMaven, mirror: Edge,
     assert bodies == [one.jar.content] * 20
     assert [seen.method for seen in repository.seen(path=f"*/{one.jar.filename}")] == ["GET"]
     assert repository.count(path=f"*/{one.jar.filename}.sha1") == 1
+
+
+@pytest.mark.slow
+def test_a_snapshot_that_is_replaced_all_the_time_is_always_whole(
+    repository: FakeMaven, jars: Jars, group: str, start_mirror: Callable[..., Edge]
+) -> None:
+    """A file, its headers and its checksum are of one content, whichever that is."""
+    contents = [jars.component(f"{group}:plain:1-SNAPSHOT", seed=str(n), size=50_000) for n in range(20)]
+    repository.publish(contents[0])
+    edge = start_mirror(upstream=repository.snapshots_url)
+    path = contents[0].jar.path
+    known = {one.jar.sha1 for one in contents}
+    wrong: list[str] = []
+    until = time.monotonic() + LASTS_S
+
+    def run() -> None:
+        while time.monotonic() < until and not wrong:
+            reply, sidecar = get(edge, path), get(edge, f"{path}.sha1")
+            digest = hashlib.sha1(reply.body, usedforsecurity=False).hexdigest()
+            if reply.status == 502:
+                continue  # replaced twice while it was fetched
+            if (reply.status, sidecar.status, reply.short) != (200, 200, False):
+                wrong.append(f"{reply.status} {reply.reason}, {sidecar.status} {sidecar.reason}")
+            elif reply.headers["x-checksum-sha1"] != digest or not {digest, sidecar.body.decode()} <= known:
+                wrong.append(f"{digest} {reply.headers['x-checksum-sha1']} {sidecar.body!r}")
+
+    threads = [threading.Thread(target=run) for _ in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    replaced = 0
+    while time.monotonic() < until:
+        replaced += 1
+        edge.age(400 * replaced)
+        repository.publish(contents[replaced % len(contents)])
+        time.sleep(0.3)
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    edge.age(400 * (replaced + 1))
+    newest = contents[replaced % len(contents)].jar
+    wait_until(lambda: get(edge, path).body == newest.content, 10)
+    assert get(edge, f"{path}.sha1").body.decode() == newest.sha1
