@@ -137,7 +137,8 @@ _BADNESS = ("hit", "collapsed", "miss", "revalidated", "stale")
 
 
 def _moment(value: str) -> float:
+    """An HTTP date in UTC seconds; 0 for what is none."""
     try:
         return parsedate_to_datetime(value).timestamp()
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, IndexError):
         return 0.0

@@ -220,8 +220,10 @@ class Pages:
         self._rules = tuple(rules)
         self._policy += 1
         for held in self._held.values():
-            self._graveyard.bury(held)
-            held.forget_view()
+            # Of an absence nothing is rendered, and no view of it would ever have a validity anew.
+            if held.listing is not None:
+                self._graveyard.bury(held)
+                held.forget_view()
 
     # ---- asking
 

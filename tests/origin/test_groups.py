@@ -16,7 +16,7 @@ from origin.model import File, Page, Validity
 from origin.pages import PageView
 from origin.registries import Options, Registry
 from origin.registries.maven import XML, Maven
-from tests.origin.test_evidence import archive, metadata, sha1
+from tests.origin.test_evidence import LAST_MODIFIED, archive, metadata, sha1
 from tests.origin.test_files import read
 from tests.scripted import Sent, Stall, stall
 
@@ -307,6 +307,29 @@ async def test_what_is_absent_at_one_limits_how_long_the_whole_is_fresh(tmp_path
         clock.jump(31)
         assert set((await g.page()).listing.entries) == {"1.0", "2.0"}
         assert not view.validity.valid
+
+
+async def test_what_is_absent_at_one_does_not_void_the_whole_once_rules_changed(tmp_path: Path, clock: MockClock) -> None:
+    async with group(tmp_path) as g:
+        g.put(PUBLIC, METADATA, metadata("1.0", "2.0"))
+        before = await g.page()
+        g.s.rule("pkg:maven/org.example/lib@2.0")
+        assert not before.validity.valid
+        after = await g.page()
+        assert set(after.listing.entries) == {"1.0"}
+        assert after.validity.valid
+
+
+@pytest.mark.parametrize(
+    "odd", ["yesterday", "Thu, 1 Jan 99999999999999999 00:00:00 GMT", "Fri, 31 Dec 0001 00:00:00 -0000", ","]
+)
+async def test_a_date_that_is_none_counts_for_nothing(tmp_path: Path, clock: MockClock, odd: str) -> None:
+    async with group(tmp_path) as g:
+        g.put(OURS, METADATA, metadata("1.0"), last_modified=odd)
+        g.put(PUBLIC, METADATA, metadata("2.0"), last_modified=LAST_MODIFIED)
+        view = await g.page()
+        assert set(view.listing.entries) == {"1.0", "2.0"}
+        assert view.last_modified == LAST_MODIFIED
 
 
 async def test_a_page_is_missing_only_where_all_miss_it_and_unavailable_if_one_cannot_say(
