@@ -51,7 +51,10 @@ class Relays:
     async def ask(self, relay: Relay, judge: Judge) -> bytes:
         """What a client gets. Raises ``NotFound``, ``Unavailable``, ``Corrupt``, or ``ValueError`` for a request upstream cannot read."""
         registry = self._registries[relay.registry]
-        body = b"" if registry.forward(relay) is None else await self._fetched(registry, relay)
+        # A body may hold megabytes.
+        reading = partial(registry.forward, relay)
+        fields = await trio.to_thread.run_sync(reading, limiter=self._threads) if relay.body else reading()
+        body = b"" if fields is None else await self._fetched(registry, relay)
         # The rules are asked anew for each client: what upstream said is remembered, never what was left of it.
         try:
             return await trio.to_thread.run_sync(partial(registry.relayed, relay, body, judge), limiter=self._threads)

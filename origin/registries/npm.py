@@ -358,7 +358,7 @@ class NPM:
         """As the protocol has it. Raises ``ValueError`` for an audit of something else than a JSON object."""
         if relay.method == "GET":
             return (("accept", FULL),)
-        npm_json.require_object(relay.body)
+        npm_json.require_posted(relay.body)
         return None if self._audit != "forward" else (("accept", FULL), ("content-type", FULL))
 
     def relayed(self, relay: Relay, body: bytes, judge: Judge) -> bytes:

@@ -74,6 +74,20 @@ def require_object(body: bytes) -> None:
         sound(memoryview(body)[start:stop])
 
 
+def require_posted(body: bytes) -> None:
+    """The same of what a client sent, in calls over the whole of it: 10 MB take 10 ms, and 50 ms at worst.
+
+    Taken in pieces, the same made of nothing but brackets takes five seconds.
+    """
+    if body.lstrip(b" \t\r\n")[:1] != b"{":
+        raise ValueError("not a JSON object")
+    str(body, "utf-8")
+    try:
+        msgspec.json.decode(body, type=msgspec.Raw)
+    except RecursionError:
+        raise ValueError("JSON that nests too deeply") from None
+
+
 def filter_search(body: bytes, allowed: Callable[[str, str], bool]) -> bytes:
     """A search's answer without the objects that are not ``allowed`` (name, version), or that do not tell what they are."""
     frame, split = slices.take_apart(body, {"objects"})

@@ -225,7 +225,10 @@ class RegistrySource:
     async def relay(self, relay: Relay) -> Relayed:
         """Forward a search or an audit. Raises ``Unavailable`` or ``Corrupt``."""
         link = self._links[relay.registry]
-        fields = (*(link.upstream.registry.forward(relay) or ()), ("Accept-Encoding", "gzip"))
+        # A body may hold megabytes.
+        reading = partial(link.upstream.registry.forward, relay)
+        own = await trio.to_thread.run_sync(reading) if relay.body else reading()
+        fields = (*(own or ()), ("Accept-Encoding", "gzip"))
         url = link.upstream.registry.upstream + relay.request
         wanted = _Wanted("relay", "relay", relay.method, url, fields, {200, *RELAYED}, 0, relay.body)
         async with self._exchange(link, wanted) as answer:

@@ -311,7 +311,8 @@ def test_audits_are_forwarded_as_json_objects() -> None:
         assert REGISTRY.forward(asked) == (("accept", FULL), ("content-type", FULL))
         assert REGISTRY.relayed(asked, b'{"lodash":[{"id":1}]}', lambda *_: ALLOW) == b'{"lodash":[{"id":1}]}'
         assert REGISTRY.relay_life_s(asked) == 0
-        for bad in (b"", b"[]", b"x", b"{", b'{"a":}', b'{"a":1}{}', b'{"a":"\xff"}'):
+        assert REGISTRY.forward(relay(target, "POST", b' \n{"a": {"b": [[]]}}\n'))
+        for bad in (b"", b"[]", b"x", b"{", b'{"a":}', b'{"a":1}{}', b'{"a":"\xff"}', b' {"a":' + b"[" * 100_000):
             with pytest.raises(ValueError):
                 REGISTRY.forward(relay(target, "POST", bad))
             with pytest.raises(ValueError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -21,7 +22,7 @@ from origin.http.coding import decoded
 from origin.http.h1 import Malformed
 from origin.http.hot import HotPages
 from origin.model import Relay
-from origin.registries import Options
+from origin.registries import Options, npm_json
 from origin.registries.npm import AUDITS, NPM, SEARCH_LIFE_S
 from origin.relays import REMEMBERED, STALE_S
 from tests.answering import Reply, answering
@@ -256,6 +257,32 @@ async def test_a_body_that_is_none_reaches_nobody(
         assert response.status == status
         assert response.header("content-type") == "application/problem+json"
         assert d.web.relays == []
+
+
+@pytest.mark.parametrize("coding", ["", "gzip"])
+async def test_no_body_is_read_where_others_wait(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch, coding: str
+) -> None:
+    loop = threading.get_ident()
+    read_in: list[int] = []
+
+    def noted[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+        def noting(*arguments: P.args, **named: P.kwargs) -> R:
+            read_in.append(threading.get_ident())
+            return function(*arguments, **named)
+
+        return noting
+
+    monkeypatch.setattr(npm_json, "require_posted", noted(npm_json.require_posted))
+    if coding:
+        monkeypatch.setattr("edge.mirror.decoded", noted(decoded))
+    async with desk(tmp_path) as d:
+        if coding:
+            assert (await d.ask(AUDIT, gzip.compress(QUESTION), content_encoding=coding)).body == ADVICE
+        else:
+            assert (await d.ask(AUDIT, QUESTION)).body == ADVICE
+    assert read_in
+    assert loop not in read_in
 
 
 def test_a_body_may_be_as_long_as_the_limit_and_no_longer() -> None:
