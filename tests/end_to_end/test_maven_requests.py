@@ -240,9 +240,9 @@ def test_no_odd_path_gets_through_or_goes_upstream_as_something_else(
         assert status in statuses, (path, status)
     for seen in repository.seen():
         assert seen.path.startswith(f"/maven2/{directory}/")
-        assert not {"..", "//", "\\", "%2e", "%2f", "%5c", "%00", "index.html"} & {
-            part for part in ("..", "//", "\\", "%2e", "%2f", "%5c", "%00", "index.html") if part in seen.path.lower()
-        }
+        assert not seen.path.endswith("/"), "directories are answered here: coursier asks for them before each range"
+        odd = ("..", "//", "\\", "%2e", "%2f", "%5c", "%00", "index.html")
+        assert [piece for piece in odd if piece in seen.path.lower()] == []
 
 
 @pytest.mark.parametrize(
