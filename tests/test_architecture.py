@@ -50,6 +50,8 @@ MAY_BLOCK: dict[str, str] = {
     "origin.pages": "large listings are parsed in worker threads",
     "origin.pipeline": "archives are read in worker threads",
     "origin.relays": "large answers are judged in worker threads",
+    "origin.sources.registry": "what is posted is read once more in a worker thread, since it may be large",
+    "edge.mirror": "a request's coded body is unpacked in a worker thread",
     "edge.render": "large pages are written in worker threads",
 }
 """Where blocking calls are made, off the event loop. Prefixes of module names, each with its reason."""
