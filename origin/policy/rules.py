@@ -16,7 +16,8 @@ type Comparator = Literal["==", "!=", "<", "<=", ">", ">="]
 
 _KEYS = ("name", "match", "action", "reason")
 _COMPARISON = re.compile(r"(===?|!=|<=|>=|<|>|=)?\s*(.*)", re.DOTALL)
-_UNSUPPORTED = re.compile(r"[~^*|\s,]")
+# Ranges as Maven's own files write them, ``[1,2)``, among them: they would match nothing.
+_UNSUPPORTED = re.compile(r"[~^*|\s,()\[\]]")
 
 
 # The kinds whose order is known while a rule is parsed, before there are registries.
@@ -86,6 +87,13 @@ def parse_rule(table: Mapping[str, Any]) -> Rule:
 def parse_match(text: str) -> Match:
     """Parse ``pkg:<kind>/<name>[@<spec>]``. Raises ``ValueError`` with a sentence."""
     kind, name, spec = purls.split(text.strip())
+    if kind == "maven":
+        # As build files write it.
+        name = name.replace(":", "/")
+        if "/" not in name and "*" not in name:
+            raise ValueError(
+                f"{name[:64]!r} is a group or an artifact, not both; write group/artifact, or group/* for all of a group"
+            )
     if spec is None:
         return Match(kind, name)
     comparisons = []

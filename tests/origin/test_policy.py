@@ -144,11 +144,24 @@ def test_the_verdicts_on_a_page_are_by_version_and_only_what_is_not_allowed() ->
         ({"name": "x", "match": "pkg:pypi/a@1.*", "action": "refuse"}, "no version"),
         ({"name": "x", "match": "pkg:pypi/a@>=1 <2", "action": "refuse"}, "no version"),
         ({"name": "x", "match": "pkg:pypi/a@>=one", "action": "refuse"}, "order"),
+        # What would match nothing at all.
+        ({"name": "x", "match": "pkg:maven/com.evil", "action": "refuse"}, r"group/\*"),
+        ({"name": "x", "match": "pkg:maven/com.evil/lib@[1,2)", "action": "refuse"}, "no version"),
+        ({"name": "x", "match": "pkg:maven/com.evil/lib@(,2]", "action": "refuse"}, "no version"),
     ],
 )
 def test_a_bad_rule_is_refused_with_a_sentence(table: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         parse_rule(table)
+
+
+@pytest.mark.parametrize(
+    "name", ["com.evil:*", "com.evil/*", "com.evil:lib", "com.evil/lib", "com.evil:l*b", "com.*", "*/lib", "*"]
+)
+def test_a_maven_rule_may_be_written_as_build_files_do(name: str) -> None:
+    assert isinstance(
+        judge([rule(f"pkg:maven/{name}")], create("maven", "maven", "https://maven.test/"), "com.evil/lib", "1.0"), Refuse
+    )
 
 
 def test_a_rule_without_a_reason_gives_its_name() -> None:
