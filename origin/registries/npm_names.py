@@ -20,7 +20,7 @@ type Key = tuple[int, int, int, int, tuple[tuple[int, int, str], ...]]
 
 # What encodeURIComponent leaves alone. Old names hold capitals and each of these.
 _WORD = r"[A-Za-z0-9\-_.!~*'()]+"
-_NAME = re.compile(rf"(?![._-]){_WORD}|@(?!\.){_WORD}/(?!\.|-$){_WORD}")
+_NAME = re.compile(rf"(?![._]|-$){_WORD}|@(?!\.){_WORD}/(?!\.|-$){_WORD}")
 _FORBIDDEN = frozenset({"node_modules", "favicon.ico", "robots.txt"})
 
 _NUMBER = r"([0-9]{1,16})"

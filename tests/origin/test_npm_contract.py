@@ -110,7 +110,7 @@ class TestUsualLayout(RegistryContract):
             equal=(("1.0.0+a", "1.0.0+b"), ("v1.0", "1.0.0"), ("1.0.0beta", "1.0.0-beta"), ("= 1.2.3", "1.2.3")),
             unordered=("", "one", "1.", "1.2.3.4", "1.0.0-", "1.0.0-a..b", "9" * 17, "1.0.0-" + "x" * 300),
             spellings={"foo": "foo", "Foo": "Foo", "@scope/name": "@scope/name", "@Scope/Name": "@Scope/Name"},
-            nameless=("", ".foo", "_foo", "-foo", "a/b", "@a/b/c", "@a", "node_modules", "favicon.ico", "a b", "ü", "x" * 256),
+            nameless=("", ".foo", "_foo", "-", "a/b", "@a/b/c", "@a", "node_modules", "favicon.ico", "a b", "ü", "x" * 256),
             views=("foo/1.0.0", "foo/latest", "foo/0.0.1", "-/package/foo/dist-tags", "@scope%2fname/2.0.0"),
             relays=(
                 ("GET", "-/v1/search?text=foo"),
