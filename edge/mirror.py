@@ -178,9 +178,13 @@ class Mirror:
         try:
             rendered = await self._renderings.render(registry, view, wish, keep=request.listed)
         except NotFound:
-            if view.outcome == "stale" or self._service.clock() - view.received_at <= RELISTING_S:
-                raise
-            view = await self._service.page_of(bases, insist=True)
+            if view.outcome != "stale":
+                if self._service.clock() - view.received_at <= RELISTING_S:
+                    raise
+                view = await self._service.page_of(bases, insist=True)
+            if view.outcome == "stale":
+                # That something was not published yet is nothing that an outage may turn into its absence.
+                raise Unavailable("whether there is such a thing by now cannot be asked", 5) from None
             rendered = await self._renderings.render(registry, view, wish, keep=request.listed)
         response = Response(200, _page_headers(rendered, view.cache_status), rendered.body)
         tally = self._metrics.tally("mirror", registry.name, "page", view.outcome)

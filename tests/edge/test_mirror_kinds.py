@@ -188,13 +188,16 @@ async def test_a_view_that_is_missing_is_looked_for_once_in_a_new_page(tmp_path:
         assert len(f.web.asked) == 3
 
 
-async def test_a_view_that_is_missing_asks_nobody_in_an_outage(tmp_path: Path, clock: MockClock) -> None:
+@pytest.mark.parametrize("held_s", [11, 700], ids=["fresh", "stale"])
+async def test_an_outage_makes_no_absence_of_a_view_that_is_missing(tmp_path: Path, clock: MockClock, held_s: int) -> None:
     async with npm(tmp_path) as f:
         await f.read("/npm/six")
-        clock.jump(700)
         f.web.down, f.web.doubted = {"npm"}, {"npm"}
+        assert (await f.ask("/npm/six/3.0.0")).status == 404, "confirmed a moment ago"
+        clock.jump(held_s)
         assert json.loads(await f.read("/npm/six/1.0.0"))["version"] == "1.0.0"
-        assert (await f.ask("/npm/six/3.0.0")).status == 404
+        response = await f.ask("/npm/six/3.0.0")
+        assert (response.status, response.header("retry-after")) == (503, "5")
 
 
 async def test_a_view_of_what_was_refused_says_why(tmp_path: Path, clock: MockClock) -> None:
