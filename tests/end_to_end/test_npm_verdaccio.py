@@ -1,7 +1,8 @@
 """Verdaccio's own battery before an edge: what it publishes beside the edge and reads through it, and an upstream of its own.
 
 The yarn plug-ins that ``ping`` and ``audit`` load for yarn 4 come from the public registry, so those two are not asked of it here. pnpm has
-no ``ping``. ``scenario:uplink-failure`` is left out: it wants a silent upstream given up within 6 s, where an edge waits for 10.
+no ``ping``. ``scenario:uplink-failure`` is left out: after a transfer that broke it wants
+the tarball in the same second, where an edge tells everybody of the failure for some seconds before it asks again.
 """
 
 from __future__ import annotations
