@@ -416,7 +416,8 @@ def _flat(segments: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _is_one(name: str, version: str) -> bool:
-    return names.is_name(name) and bool(version) and "/" not in version
+    # A tag could mean a version that is refused, and nobody here would know.
+    return names.is_name(name) and names.version_key(version) is not None
 
 
 def _kind(page: Page) -> str:

@@ -113,6 +113,8 @@ def test_paths_that_lead_nowhere_are_absent() -> None:
         assert get(target) is None, target
     for target in ("-/npm/v1/attestations/x", "-/npm/v1/attestations/x@", "-/npm/v1/attestations/@1", "-/package/_x/dist-tags"):
         assert get(target) is None, target
+    for tag in ("latest", "*", "1.x", "1.0.0%3F"):
+        assert get(f"-/npm/v1/attestations/lodash@{tag}") is None, "what a tag means may be refused"
 
 
 def test_a_tarballs_name_tells_its_version_where_it_follows_the_convention() -> None:
