@@ -22,7 +22,8 @@ from .pages import LARGE_BYTES, Pages, PageView
 from .registries import Registry
 
 REMEMBERED = 500
-"""How many merged pages are remembered."""
+REMEMBERED_BYTES = 64 * 1024 * 1024
+"""How many merged pages are remembered, and how many bytes of their documents."""
 
 
 def members_for(members: Sequence[Registry], project: str) -> Sequence[Registry]:
@@ -70,7 +71,9 @@ class Groups:
         self._pages = pages
         self._files = files
         self._threads = threads
-        self._merged: OrderedDict[tuple[str, ...], tuple[JointValidity, PageView]] = OrderedDict()
+        self._merged: OrderedDict[tuple[str, ...], PageView] = OrderedDict()
+        self._merged_bytes = 0
+        self._merging: dict[tuple[str, ...], trio.Lock] = {}
 
     async def page(self, members: Sequence[tuple[Registry, Page]], *, insist: bool = False) -> PageView:
         """The members' pages as one. Raises like ``Pages.page``; ``NotFound`` only if all say so, ``Refused`` if none has more."""
@@ -95,26 +98,61 @@ class Groups:
             raise refused or NotFound(f"{members[0][1].project or 'this'} does not exist upstream")
         key = tuple(page.key for _, page in members)
         worst = max(views, key=lambda view: _BADNESS.index(view.outcome) if view.outcome in _BADNESS else 0)
-        merged = self._merged.get(key)
-        if merged is None or not merged[0].is_of(parts):
-            listings = [view.listing for view in views]
-            merge = members[0][0].merge
-            if sum(len(listing.document) for listing in listings) <= LARGE_BYTES:
-                listing = merge(listings)
-            else:
-                listing = await trio.to_thread.run_sync(merge, listings, limiter=self._threads)
-            validity = JointValidity(parts)
-            newest = max((view.last_modified for view in views if view.last_modified), key=_moment, default=None)
-            first = views[0]
-            view = PageView(listing, first.stamp, validity, first.received_at, None, worst.outcome, worst.cache_status, newest)
-            merged = self._merged[key] = (validity, view)
-            if len(self._merged) > REMEMBERED:
-                self._merged.popitem(last=False)
-        _, view = merged
+        merged = self._remembered(key, parts)
+        if merged is None:
+            # One at a time: a hundred clients of a large page must not have it made a hundred times.
+            lock = self._merging.setdefault(key, trio.Lock())
+            try:
+                async with lock:
+                    merged = self._remembered(key, parts)
+                    if merged is None:
+                        merged = await self._made_one(members[0][0], views, parts, worst)
+                        self._remember(key, merged)
+            finally:
+                if not lock.statistics().tasks_waiting:
+                    self._merging.pop(key, None)
         received_at = min(view.received_at for view in views)
         return PageView(
-            view.listing, view.stamp, view.validity, received_at, None, worst.outcome, worst.cache_status, view.last_modified
+            merged.listing,
+            merged.stamp,
+            merged.validity,
+            received_at,
+            None,
+            worst.outcome,
+            worst.cache_status,
+            merged.last_modified,
         )
+
+    async def _made_one(
+        self, registry: Registry, views: Sequence[PageView], parts: Sequence[Validity], worst: PageView
+    ) -> PageView:
+        listings = [view.listing for view in views]
+        if sum(len(listing.document) for listing in listings) <= LARGE_BYTES:
+            listing = registry.merge(listings)
+        else:
+            listing = await trio.to_thread.run_sync(registry.merge, listings, limiter=self._threads)
+        newest = max((view.last_modified for view in views if view.last_modified), key=_moment, default=None)
+        first = views[0]
+        return PageView(
+            listing, first.stamp, JointValidity(parts), first.received_at, None, worst.outcome, worst.cache_status, newest
+        )
+
+    def _remembered(self, key: tuple[str, ...], parts: Sequence[Validity]) -> PageView | None:
+        view = self._merged.get(key)
+        if view is None or not isinstance(view.validity, JointValidity) or not view.validity.is_of(parts):
+            return None
+        self._merged.move_to_end(key)
+        return view
+
+    def _remember(self, key: tuple[str, ...], view: PageView) -> None:
+        before = self._merged.pop(key, None)
+        if before is not None:
+            self._merged_bytes -= len(before.listing.document)
+        self._merged[key] = view
+        self._merged_bytes += len(view.listing.document)
+        while len(self._merged) > 1 and (len(self._merged) > REMEMBERED or self._merged_bytes > REMEMBERED_BYTES):
+            _, dropped = self._merged.popitem(last=False)
+            self._merged_bytes -= len(dropped.listing.document)
 
     async def deliver(self, files: Sequence[File], *, hold_s: float) -> Delivery:
         """The file from the first member that has it. Raises like ``Files.deliver``."""

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from origin import groups
 from origin.errors import NotFound, Refused, Unavailable
 from origin.groups import JointValidity, members_for
 from origin.model import File, Page, Validity
@@ -268,6 +269,38 @@ async def test_metadata_is_made_one(tmp_path: Path, clock: MockClock) -> None:
         assert again.listing is view.listing
         assert again.validity is view.validity
         assert (view.outcome, again.outcome) == ("miss", "hit")
+
+
+async def test_a_crowd_has_it_made_once(tmp_path: Path, clock: MockClock) -> None:
+    async with group(tmp_path) as g:
+        g.put(OURS, METADATA, metadata(*(f"1.{n}" for n in range(1000))))
+        g.put(PUBLIC, METADATA, metadata(*(f"2.{n}" for n in range(1000))))
+        views: list[PageView] = []
+
+        async def ask() -> None:
+            views.append(await g.page())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(ask)
+        assert len(views) == 20
+        assert len({id(view.listing) for view in views}) == 1
+        assert len(views[0].listing.entries) == 2000
+
+
+async def test_no_more_is_remembered_than_there_is_room_for(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, "REMEMBERED_BYTES", 1500)
+    async with group(tmp_path) as g:
+        before: dict[str, PageView] = {}
+        for name in ("a", "b", "c", "d", "d"):
+            for root in (OURS, PUBLIC):
+                document = metadata(*(f"{len(root)}.{n}" for n in range(10))).replace(b">lib<", f">{name}<".encode())
+                g.put(root, f"org/example/{name}/maven-metadata.xml", document)
+            before[name] = await g.page(f"org.example/{name}")
+        assert (await g.page("org.example/d")).listing is before["d"].listing
+        assert (await g.page("org.example/a")).listing is not before["a"].listing
 
 
 async def test_whatever_changes_at_one_voids_what_was_made_of_all(tmp_path: Path, clock: MockClock) -> None:
