@@ -22,7 +22,8 @@ from origin.http.hot import HotPages
 from origin.http.problems import problem, respond
 from origin.logs import access, tell_access
 from origin.metrics import Metrics, Tally
-from origin.model import File, Local, Page, Relay, Resource
+from origin.model import File, Headers, Local, Page, Relay, Resource
+from origin.pages import PageView
 from origin.registries import Registry
 from origin.service import Service
 
@@ -174,7 +175,7 @@ class Mirror:
         if media_type == "text/plain":
             coding = "identity"
         base = request.base + instance.path
-        wish = Wish(page, media_type, coding, base, OUTAGE_NOTE if "upstream-down" in view.cache_status else "")
+        wish = Wish(page, media_type, coding, base)
         try:
             rendered = await self._renderings.render(registry, view, wish, keep=request.listed)
         except NotFound:
@@ -186,11 +187,13 @@ class Mirror:
                 # That something was not published yet is nothing that an outage may turn into its absence.
                 raise Unavailable("whether there is such a thing by now cannot be asked", 5) from None
             rendered = await self._renderings.render(registry, view, wish, keep=request.listed)
-        response = Response(200, _page_headers(rendered, view.cache_status), rendered.body)
+        down = "upstream-down" in view.cache_status
+        fields = _noted(registry, view, rendered.fields) if down else rendered.fields
+        response = Response(200, _page_headers(rendered, view.cache_status, fields), rendered.body)
         tally = self._metrics.tally("mirror", registry.name, "page", view.outcome)
         response.delivered = _counting(tally)
-        if view.fresh and not wish.note:
-            kept = Response(200, _page_headers(rendered, "hit"), rendered.body)
+        if view.fresh and not down:
+            kept = Response(200, _page_headers(rendered, "hit", rendered.fields), rendered.body)
             self._hot.keep(request, kept, view.validity, self._metrics.tally("mirror", registry.name, "page", "hit"))
         return response
 
@@ -286,7 +289,15 @@ def _same[T: Page | File](kind: type[T], resource: Resource | None) -> T:
     return resource
 
 
-def _page_headers(rendered: Rendered, cache_status: str) -> list[tuple[str, str]]:
+def _noted(registry: Registry, view: PageView, fields: Headers) -> Headers:
+    """``fields`` with what a word about the outage adds or changes. Rendered pages are without it: an outage writes none anew."""
+    plain = dict(registry.headers(view.listing, b"", view.last_modified))
+    noted = registry.headers(view.listing, b"", view.last_modified, OUTAGE_NOTE)
+    changed = {name: value for name, value in noted if plain.get(name) != value}
+    return (*((name, changed.pop(name, value)) for name, value in fields), *changed.items())
+
+
+def _page_headers(rendered: Rendered, cache_status: str, fields: Headers) -> list[tuple[str, str]]:
     headers = [
         ("Content-Type", rendered.media_type),
         ("ETag", rendered.etag),
@@ -296,7 +307,7 @@ def _page_headers(rendered: Rendered, cache_status: str) -> list[tuple[str, str]
     ]
     if rendered.coding != "identity":
         headers.append(("Content-Encoding", rendered.coding))
-    headers.extend(rendered.fields)
+    headers.extend(fields)
     return headers
 
 

@@ -41,14 +41,13 @@ class Rendered:
 class Wish:
     """What is to be written: ``page`` is the one asked for, of which the listing at hand may be the basis.
 
-    ``base`` is as for ``Registry.write``, ``note`` as for ``Registry.headers``.
+    ``base`` is as for ``Registry.write``.
     """
 
     page: Page
     media_type: str
     coding: str
     base: str | None = None
-    note: str = ""
 
 
 class Renderings:
@@ -104,7 +103,7 @@ class Renderings:
 def _render(registry: Registry, view: PageView, wish: Wish) -> Rendered:
     asked = wish.page.view if wish.page.view != view.listing.page.view else None
     document = registry.write(view.listing, wish.media_type, wish.base, asked)
-    fields = registry.headers(view.listing, document, view.last_modified, wish.note)
+    fields = registry.headers(view.listing, document, view.last_modified)
     body = encode(document, wish.coding)
     # Of the final bytes and what they are: it differs wherever an answer differs, by form, coding, policy, base or content,
     # and is the same on every edge and after every restart.

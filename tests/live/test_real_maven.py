@@ -16,7 +16,7 @@ import pytest
 from origin.settings import default_registries
 from tests.harness import Edge
 from tests.jvm import COURSIER, GRADLE, MAVEN_4, MAVEN_39, JvmClient, JvmWorkspace, Maven
-from tests.live.dying import DEAD, MOST, outage_ratio
+from tests.live.dying import DEAD, MOST, Tether, cut_ratio
 
 pytestmark = [
     pytest.mark.live,
@@ -45,13 +45,22 @@ MAVENS = [MAVEN_39, MAVEN_4]
 
 REQUIRES = ["com.google.guava:guava:33.3.1-jre", "junit:junit:4.13.2"]
 
+PURL = "pkg:maven/junit/junit"
+
 RESOLVERS: list[JvmClient] = [GRADLE, COURSIER]
 
 
 @pytest.fixture(scope="module")
-def live_edge(scratch: Path) -> Iterator[Edge]:
+def tether() -> Iterator[Tether]:
+    with Tether() as tether:
+        yield tether
+
+
+@pytest.fixture(scope="module")
+def live_edge(scratch: Path, tether: Tether) -> Iterator[Edge]:
     upstream = default_registries()["maven"].upstream
-    with Edge(Path(tempfile.mkdtemp(dir=scratch)), upstream, kind="maven") as edge:
+    top = f'[upstream]\nproxy = "http://127.0.0.1:{tether.port}"\n'
+    with Edge(Path(tempfile.mkdtemp(dir=scratch)), upstream, kind="maven", top=top) as edge:
         yield edge
 
 
@@ -99,14 +108,14 @@ def test_other_resolvers_need_no_repository_the_second_time(live_edge: Edge, scr
 @pytest.mark.parametrize("kind", DEAD)
 @pytest.mark.parametrize("maven", MAVENS, ids=lambda maven: maven.name)
 def test_the_same_project_is_verified_as_quickly_when_the_repository_is_dead(
-    live_edge: Edge, scratch: Path, maven: Maven, kind: str
+    live_edge: Edge, tether: Tether, scratch: Path, maven: Maven, kind: str
 ) -> None:
-    assert outage_ratio(live_edge, kind, lambda: verify(live_edge, scratch, maven), maven.name) < MOST
+    assert cut_ratio(live_edge, tether, kind, lambda: verify(live_edge, scratch, maven), maven.name, PURL) < MOST
 
 
 @pytest.mark.parametrize("kind", DEAD)
 @pytest.mark.parametrize("client", RESOLVERS, ids=lambda client: client.name)
 def test_other_resolvers_are_as_quick_when_the_repository_is_dead(
-    live_edge: Edge, scratch: Path, client: JvmClient, kind: str
+    live_edge: Edge, tether: Tether, scratch: Path, client: JvmClient, kind: str
 ) -> None:
-    assert outage_ratio(live_edge, kind, lambda: resolve(live_edge, scratch, client), client.name) < MOST
+    assert cut_ratio(live_edge, tether, kind, lambda: resolve(live_edge, scratch, client), client.name, PURL) < MOST

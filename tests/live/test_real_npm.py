@@ -15,7 +15,7 @@ import pytest
 
 from origin.settings import default_registries
 from tests.harness import Edge
-from tests.live.dying import DEAD, MOST, outage_ratio
+from tests.live.dying import DEAD, MOST, Tether, cut_ratio
 from tests.node import CLIENTS, NPM, Client, Project, Result
 
 pytestmark = [
@@ -29,9 +29,16 @@ PACKAGES = 150
 
 
 @pytest.fixture(scope="module")
-def live_edge(scratch: Path) -> Iterator[Edge]:
+def tether() -> Iterator[Tether]:
+    with Tether() as tether:
+        yield tether
+
+
+@pytest.fixture(scope="module")
+def live_edge(scratch: Path, tether: Tether) -> Iterator[Edge]:
     upstream = default_registries()["npm"].upstream
-    with Edge(Path(tempfile.mkdtemp(dir=scratch)), upstream, kind="npm") as edge:
+    top = f'[upstream]\nproxy = "http://127.0.0.1:{tether.port}"\n'
+    with Edge(Path(tempfile.mkdtemp(dir=scratch)), upstream, kind="npm", top=top) as edge:
         yield edge
 
 
@@ -72,7 +79,9 @@ def test_a_lock_is_replayed_from_empty_caches(live_edge: Edge, scratch: Path) ->
 @pytest.mark.parametrize("kind", DEAD)
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
 def test_the_same_tree_installs_as_quickly_when_the_registry_is_dead(
-    live_edge: Edge, scratch: Path, client: Client, kind: str
+    live_edge: Edge, tether: Tether, scratch: Path, client: Client, kind: str
 ) -> None:
-    ratio = outage_ratio(live_edge, kind, lambda: install(live_edge, scratch, client).seconds, client.name)
+    ratio = cut_ratio(
+        live_edge, tether, kind, lambda: install(live_edge, scratch, client).seconds, client.name, "pkg:npm/express"
+    )
     assert ratio < MOST
