@@ -133,7 +133,10 @@ def read_packument(page: Page, body: bytes, url: str, root: str, locate: Locator
     modified = _when(view, times.get("modified")) or _moment(_decoded(view, members.get("modified"))) or 0.0
     bare = frozenset(versions.keys() - {entry.file.version for entry in reader.entries.values()})
     listing = Packument(page, reader.entries, body, bare=bare, members=members, versions=versions, modified=modified)
-    without = {"error"} if isinstance(_decoded(view, members.get("error")), str) else set()
+    # Versions apart from the others, which npm installs if it is told to, would go past every rule, and their links past us.
+    without = {"stagedVersions"} & members.keys()
+    if isinstance(_decoded(view, members.get("error")), str):
+        without.add("error")
     if edited or mended or without:
         # A text as ``error`` means failure to some clients, whatever stands beside it. And stored documents are read again without
         # knowing where they came from.

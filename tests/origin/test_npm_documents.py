@@ -236,6 +236,15 @@ def test_a_text_named_error_never_leaves() -> None:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
+def test_staged_versions_go_past_no_rule() -> None:
+    staged = {"versions": {"9.0.0": manifest("9.0.0")}}
+    listing = read(packument(manifest("1.0.0"), stagedVersions=staged))
+    for base in (BASE, None):
+        assert "stagedVersions" not in written(listing, FULL, base)
+        assert b"9.0.0" not in REGISTRY.write(listing, ABBREVIATED, base)
+    assert REGISTRY.reread(listing.page, listing.document).entries == listing.entries
+
+
 def test_only_tarballs_are_rewritten() -> None:
     dist = {"attestations": {"url": f"{ROOT}-/npm/v1/attestations/foo@1.0.0", "provenance": {"predicateType": "x"}}}
     document = packument(manifest("1.0.0", dist=dist, homepage=ROOT, _resolved=f"{ROOT}foo/-/foo-1.0.0.tgz"), homepage=ROOT)
