@@ -429,6 +429,11 @@ class Files:
         identity = self._registries[file.registry].identity
         flight, joined = self._fetch(file, entry, binding, asked_as)
         with trio.move_on_at(until):
+            pause_s = self._flights.pause_s(flight)
+            if pause_s and trio.current_time() + pause_s < until:
+                # A second's patience here spares the client ten of its own.
+                await trio.sleep(pause_s)
+                flight, joined = self._fetch(file, entry, binding, asked_as)
             await flight.wait_head()
             follower = flight.follow()
             try:

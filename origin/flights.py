@@ -386,6 +386,13 @@ class Flights:
         failed = self._remembered(key)
         return _bare(failed._error) if failed is not None and failed._error is not None else None
 
+    def pause_s[T](self, flight: Flight[T]) -> float:
+        """Seconds until a transfer that broke off after it had begun is tried again; 0 for any flight but such a remembered one."""
+        found = self._failed.get(flight.key)
+        if found is None or found[0] is not cast("Flight[object]", flight) or not flight.has_begun:
+            return 0.0
+        return max(0.0, found[1] - trio.current_time()) if isinstance(flight._error, Unavailable) else 0.0
+
     def forget(self, key: str) -> None:
         """Drop the memo of ``key``: somebody who knows better asked to try again."""
         self._failed.pop(key, None)

@@ -1,8 +1,7 @@
 """Verdaccio's own battery before an edge: what it publishes beside the edge and reads through it, and an upstream of its own.
 
 The yarn plug-ins that ``ping`` and ``audit`` load for yarn 4 come from the public registry, so those two are not asked of it here. pnpm has
-no ``ping``. ``scenario:uplink-failure`` is left out: after a transfer that broke it wants
-the tarball in the same second, where an edge tells everybody of the failure for some seconds before it asks again.
+no ``ping``.
 """
 
 from __future__ import annotations
@@ -70,12 +69,14 @@ def standing_in(port: int) -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scenario", ["scenario:reserved-names"])
+@pytest.mark.parametrize("scenario", ["scenario:reserved-names", "scenario:uplink-failure"])
 def test_the_battery_s_own_upstream_is_read_and_missed(npm: FakeNpm, scratch: Path, tmp_path: Path, scenario: str) -> None:
     port = free_port()
     with contextlib.ExitStack() as stack:
         with standing_in(port):
-            edge = stack.enter_context(start_mirror(npm, scratch, upstream=f"http://localhost:{port}/"))
+            # The battery's own limit for a registry that is slow.
+            top = '[upstream]\nanswer_timeout = "3s"\n'
+            edge = stack.enter_context(start_mirror(npm, scratch, upstream=f"http://localhost:{port}/", top=top))
         url = edge.index_url.replace("127.0.0.1", "localhost")
         report = verdaccio_e2e.run(url, tmp_path, tests=[scenario], managers=["npm"], uplink_port=port, timeout_s=100)
     assert report.verdicts() == {f"npm > {scenario}": "passed"}, report.output

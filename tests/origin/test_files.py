@@ -156,6 +156,29 @@ async def test_a_broken_transfer_is_resumed_twice_and_no_more(tmp_path: Path, sh
         assert [d async for d in b.blobs.digests()] == []
 
 
+async def test_whoever_asks_again_after_a_broken_transfer_waits_for_the_next_instead_of_hearing_of_the_last(
+    tmp_path: Path, shelf: Shelf, clock: MockClock
+) -> None:
+    upload = wheel(shelf, 2 * MB)
+    async with bench(tmp_path, {"six": [upload]}) as b:
+        b.source.break_at = [500 * KB, 600 * KB, 700 * KB]
+        with pytest.raises(Unavailable):
+            await fetch(b, upload)
+        before = len(b.source.asked)
+        began = trio.current_time()
+        found: list[bytes] = []
+
+        async def again() -> None:
+            found.append(await fetch(b, upload))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(again)
+        assert found == [upload.content] * 20
+        assert 0 < trio.current_time() - began <= 3
+        assert [a.partition(" ")[0] for a in b.source.asked[before:]].count("file") == 1
+
+
 async def test_a_rule_closes_held_files_and_those_in_the_air(tmp_path: Path, shelf: Shelf, clock: MockClock) -> None:
     upload = wheel(shelf, 3 * MB)
     async with bench(tmp_path, {"six": [upload]}) as b:
