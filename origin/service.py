@@ -18,7 +18,7 @@ from .catalog import Catalog, Event
 from .errors import Corrupt, NotFound, Unavailable
 from .files import Delivery, Files
 from .flights import Flights
-from .groups import Groups
+from .groups import Groups, members_for
 from .metrics import Metrics
 from .model import Clock, Digest, File, Hold, Page, Refuse, Relay
 from .notes import Notes
@@ -256,13 +256,14 @@ class Service:
         purl = str(arguments.get("purl", ""))
         kind, project, _ = parse_purl(purl)
         pages: list[dict[str, object]] = []
-        for registry, name in self._instances(kind, project):
+        instances = self._instances(kind, project)
+        for registry, name in instances:
             listing = Page(registry.name, name)
-            views = [
-                page
-                for page in await self._catalog.views(registry.name, name)
-                if page != listing and not page.view.startswith(ABSENT)
-            ]
+            held = await self._catalog.views(registry.name, name)
+            if not held and registry not in members_for([each for each, _ in instances], name):
+                # Another one's name: this upstream was never told of it, and need not be.
+                continue
+            views = [page for page in held if page != listing and not page.view.startswith(ABSENT)]
             await self._pages.doubt_absences(registry.name, name)
             for page in (listing, *views):
                 await progress({"page": page.key})

@@ -193,6 +193,21 @@ async def test_a_name_that_is_pinned_is_never_asked_for_elsewhere(tmp_path: Path
         assert await g.fetch(lib) == BODY
 
 
+async def test_a_refresh_tells_nobody_else_of_a_pinned_name(tmp_path: Path, clock: MockClock) -> None:
+    async def progress(_: dict[str, object]) -> None:
+        return None
+
+    async with group(tmp_path, "com.company") as g:
+        refresh = g.s.service.commands()["refresh"]
+        found = await refresh({"purl": "pkg:maven/com.company/secret"}, progress)
+        assert found == {
+            "purl": "pkg:maven/com.company/secret",
+            "pages": [{"page": "ours:com.company/secret:", "outcome": "404"}],
+        }
+        await refresh({"purl": "pkg:maven/org.example/lib"}, progress)
+        assert g.s.web.asked == [OURS + "com/company/secret/maven-metadata.xml", PUBLIC + METADATA]
+
+
 async def test_the_pinned_repository_is_asked_for_nothing_else(tmp_path: Path, clock: MockClock) -> None:
     async with group(tmp_path, "com.company") as g:
         g.put(PUBLIC, JAR, BODY)
