@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,9 @@ _COMPARISON = re.compile(r"(===?|!=|<=|>=|<|>|=)?\s*(.*)", re.DOTALL)
 # Ranges as Maven's own files write them, ``[1,2)``, among them: they would match nothing.
 _UNSUPPORTED = re.compile(r"[~^*|\s,()\[\]]")
 
+
+LIMIT_INDEXES = 8
+"""Of how many sets of rules, and kinds, it is remembered where the rules on a project stand."""
 
 # The kinds whose order is known while a rule is parsed, before there are registries.
 _ORDERS: Mapping[str, Callable[[str], object | None]] = {
@@ -112,15 +116,19 @@ def parse_match(text: str) -> Match:
     return Match(kind, name, tuple(comparisons))
 
 
-def judge(rules: Iterable[Rule], registry: Versions, project: str, version: str) -> Verdict:
+def judge(rules: Sequence[Rule], registry: Versions, project: str, version: str) -> Verdict:
     """Say whether a release may be served. ``version`` is as in ``File.version``; "" (unknown) is matched by any rule on the project."""
-    for rule in rules:
-        if _names(rule.match, registry, project) and _covers(rule.match, registry, version):
+    return _first(_about(rules, registry, project), registry, version)
+
+
+def _first(about: Iterable[Rule], registry: Versions, version: str) -> Verdict:
+    for rule in about:
+        if _covers(rule.match, registry, version):
             return Refuse(rule.reason, rule.name)
     return ALLOW
 
 
-def judge_page(rules: Iterable[Rule], registry: Versions, project: str) -> Refuse | None:
+def judge_page(rules: Sequence[Rule], registry: Versions, project: str) -> Refuse | None:
     """Say whether a project's page as a whole is refused.
 
     Never for PyPI, where refused versions stay listed, yanked with the reason: that is how its clients show it. Elsewhere by a
@@ -128,8 +136,8 @@ def judge_page(rules: Iterable[Rule], registry: Versions, project: str) -> Refus
     """
     if registry.kind == "pypi":
         return None
-    for rule in rules:
-        if not rule.match.spec and _names(rule.match, registry, project):
+    for rule in _about(rules, registry, project):
+        if not rule.match.spec:
             return Refuse(rule.reason, rule.name)
     return None
 
@@ -137,31 +145,71 @@ def judge_page(rules: Iterable[Rule], registry: Versions, project: str) -> Refus
 def verdicts(rules: Sequence[Rule], registry: Versions, listing: Listing) -> dict[str, Verdict]:
     """The verdict on each version listed that is not simply allowed, by ``Entry.file.version``."""
     project = listing.page.project
-    about = [rule for rule in rules if _names(rule.match, registry, project)]
+    about = _about(rules, registry, project)
     if not about:
         return {}
     found: dict[str, Verdict] = {}
     for version in {entry.file.version for entry in listing.entries.values()} | listing.bare:
-        verdict = judge(about, registry, project, version)
+        verdict = _first(about, registry, version)
         if verdict is not ALLOW:
             found[version] = verdict
     return found
 
 
-def _names(match: Match, registry: Versions, project: str) -> bool:
-    return match.kind == registry.kind and _pattern(match.name, match.kind, registry.normalise)(project)
+def _about(rules: Sequence[Rule], registry: Versions, project: str) -> list[Rule]:
+    """The rules that name ``project``, in their order."""
+    index = _index(rules, registry)
+    found = [*index.names.get(project, ()), *(place for place, covers in index.patterns if covers(project))]
+    return [rules[place] for place in sorted(found)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """Where in ``rules`` those of one kind stand: by the name they spell, and the patterns."""
+
+    rules: Sequence[Rule]
+    names: Mapping[str, list[int]]
+    patterns: Sequence[tuple[int, Callable[[str], bool]]]
+
+
+_INDEXES: OrderedDict[tuple[int, str], _Index] = OrderedDict()
+"""By identity of the rules: a list of malware has a hundred thousand of them, and every request is judged."""
+
+
+def _index(rules: Sequence[Rule], registry: Versions) -> _Index:
+    key = id(rules), registry.kind
+    known = _INDEXES.get(key)
+    # Rules that are gone may have left their identity to others; what can change has none.
+    if known is not None and known.rules is rules:
+        return known
+    names: dict[str, list[int]] = {}
+    patterns: list[tuple[int, Callable[[str], bool]]] = []
+    for place, match in enumerate(rule.match for rule in rules):
+        if match.kind != registry.kind:
+            continue
+        if "*" in match.name:
+            patterns.append((place, _pattern(match.name, match.kind)))
+        else:
+            names.setdefault(_wanted(match.name, registry), []).append(place)
+    made = _Index(rules, names, patterns)
+    if isinstance(rules, tuple):
+        _INDEXES[key] = made
+        while len(_INDEXES) > LIMIT_INDEXES:
+            _INDEXES.popitem(last=False)
+    return made
+
+
+def _wanted(name: str, registry: Versions) -> str:
+    try:
+        return registry.normalise(name)
+    except ValueError:
+        # A name that no project can have: kept, so that a rule for a kind whose grammar is stricter than the writer knew does no harm.
+        return name
 
 
 @lru_cache(4096)
-def _pattern(name: str, kind: str, normalise: Callable[[str], str]) -> Callable[[str], bool]:
+def _pattern(name: str, kind: str) -> Callable[[str], bool]:
     """A predicate over normalised project names."""
-    if "*" not in name:
-        try:
-            wanted = normalise(name)
-        except ValueError:
-            # A name that no project can have: kept, so that a rule for a kind whose grammar is stricter than the writer knew does no harm.
-            wanted = name
-        return wanted.__eq__
     if kind == "pypi":
         # PEP 503 for the pieces between the stars; the ends of a whole name's grammar do not hold for a piece.
         name = re.sub(r"[-_.]+", "-", name).lower()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,6 +81,29 @@ def test_a_name_means_projects_of_its_kind(match: str, covered: list[str], spare
     assert [project for project in spared if refuses(match, "1", project)] == []
 
 
+def test_the_first_rule_gives_the_reason_however_it_spells_the_name() -> None:
+    npm = Npm()
+    spelled = ("pkg:npm/evil@1.0.0", "pkg:npm/e*", "pkg:pypi/evil", "pkg:npm/evil", "pkg:npm/*l@2.0.0")
+    rules = tuple(replace(rule(match), reason=match) for match in spelled)
+    for _ in range(2):
+        assert judge(rules, npm, "evil", "1.0.0") == Refuse("pkg:npm/evil@1.0.0", "r")
+        assert judge(rules, npm, "evil", "2.0.0") == Refuse("pkg:npm/e*", "r")
+        assert judge(rules, npm, "devil", "2.0.0") == Refuse("pkg:npm/*l@2.0.0", "r")
+        assert judge(rules, npm, "devil", "1.0.0") is ALLOW
+        assert judge_page(rules, npm, "evil") == Refuse("pkg:npm/e*", "r")
+
+
+def test_what_is_remembered_of_rules_is_of_those_alone() -> None:
+    npm = Npm()
+    for number in range(100):
+        # Each of these sets may get the identity of one that is gone.
+        assert judge((rule(f"pkg:npm/evil{number}"),), npm, f"evil{number}", "1") is not ALLOW
+    growing = [rule("pkg:npm/evil")]
+    assert judge(growing, npm, "other", "1") is ALLOW
+    growing.append(rule("pkg:npm/other"))
+    assert judge(growing, npm, "other", "1") is not ALLOW
+
+
 def test_a_scope_may_be_written_either_way_and_a_star_crosses_slashes() -> None:
     npm = Npm()
     for match in ("pkg:npm/@evil/thing", "pkg:npm/%40evil/thing", "pkg:npm/@evil%2Fthing", "pkg:npm/@evil/*", "pkg:npm/@ev*"):
@@ -99,7 +123,7 @@ def test_any_rule_refuses_and_the_first_gives_the_reason() -> None:
 
 def test_a_page_is_closed_by_a_rule_on_the_whole_project_but_not_on_pypi() -> None:
     assert judge_page([rule("pkg:npm/evil")], Npm(), "evil") == Refuse("because", "r")
-    assert judge_page([rule("pkg:npm/evil@1")], Npm(), "evil") is None
+    assert judge_page([rule("pkg:npm/evil@1.0.0")], Npm(), "evil") is None
     assert judge_page([rule("pkg:pypi/evil")], PYPI, "evil") is None
 
 
