@@ -36,6 +36,7 @@ def wheel(shelf: Shelf, size: int = 100 * KB, version: str = "1.0") -> Upload:
 
 async def read(delivery: Delivery) -> bytes:
     """Read a delivery to its end, as the server would send it."""
+    assert not isinstance(delivery.body, bytes)
     return await read_body(delivery.body)
 
 

@@ -56,6 +56,7 @@ def file(number: int) -> File:
 async def deliver(service: Service, number: int) -> str:
     """Fetch a file and give the SHA-256 of what came."""
     body = (await service.deliver(file(number), hold_s=8)).body
+    assert not isinstance(body, bytes)
     try:
         if isinstance(body, Arriving):
             while await body.flight.wait_beyond(body.stop - 1) < body.stop:
