@@ -21,6 +21,9 @@ log = logging.getLogger("leeward.notes")
 LIMIT_BYTES = 4 * 1024 * 1024
 """Longer notes are upstream's mistake: a checksum has a hundred bytes, a descriptor a few thousand."""
 
+LIMIT_S = 30.0
+"""The longest that one may take: whole transfers wait for it."""
+
 
 class Notes:
     """Reads notes from the first source that has them, each once for all who ask at the same time."""
@@ -65,13 +68,15 @@ class Notes:
         failure: Unavailable | None = None
         for source in self._sources:
             try:
-                async with source.file(file, entry) as stream:
-                    content = bytearray()
-                    async for chunk in stream.chunks:
-                        content += chunk
-                        if len(content) > LIMIT_BYTES:
-                            raise Corrupt(f"{file.filename} is longer than any of its kind", LIMIT_BYTES)
-                    return bytes(content)
+                with trio.move_on_after(LIMIT_S):
+                    async with source.file(file, entry) as stream:
+                        content = bytearray()
+                        async for chunk in stream.chunks:
+                            content += chunk
+                            if len(content) > LIMIT_BYTES:
+                                raise Corrupt(f"{file.filename} is longer than any of its kind", LIMIT_BYTES)
+                        return bytes(content)
+                failure = Unavailable(f"{file.filename} comes too slowly", 5)
             except NotFound:
                 return None
             except Unavailable as error:

@@ -13,7 +13,7 @@ from origin.errors import Corrupt, Unavailable
 from origin.flights import open_flights
 from origin.metrics import Metrics
 from origin.model import File
-from origin.notes import LIMIT_BYTES, Notes
+from origin.notes import LIMIT_BYTES, LIMIT_S, Notes
 from origin.registries.maven import Maven
 from origin.sources import Source
 from tests.scripted import Sent, Web
@@ -111,3 +111,12 @@ async def test_the_next_source_is_asked_when_one_does_not_answer_and_not_when_it
     async with notes() as n:
         with pytest.raises(Unavailable):
             await n.read(A)
+
+
+async def test_a_note_that_drips_is_given_up(autojump_clock: MockClock) -> None:
+    upstream = web(a=Sent(b"a" * 40))
+    upstream.body_gate = trio.Event()
+    async with notes(upstream) as n:
+        with pytest.raises(Unavailable, match="too slowly"):
+            await n.read(A)
+        assert trio.current_time() == LIMIT_S
