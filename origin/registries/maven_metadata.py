@@ -207,7 +207,8 @@ class _Reader:
         element = self._open[-1]
         # Nothing that is looked at is as long; adding up megabytes in bits would take minutes.
         if element is not None and len(element.text) < LIMIT_TEXT:
-            element.text += text
+            # White space before it is no part of it, however much there is: no version hides behind what is not kept.
+            element.text += text if element.text else text.lstrip()
 
 
 # ---- metadata: read ---------------------------------------------------------------------------------------------------

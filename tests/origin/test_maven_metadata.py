@@ -157,6 +157,12 @@ def test_text_is_trimmed_and_references_are_resolved() -> None:
     assert restricted(body, "1.1", "1.3") == versioning("\n 1.0 ", "<![CDATA[1.2]]>", latest="1.2")
 
 
+def test_a_version_is_not_hidden_behind_white_space() -> None:
+    body = versioning("\n" * 5000 + "1.0", "2.0")
+    assert list(read(body).entries) == ["1.0", "2.0"]
+    assert b"1.0" not in restricted(body, "1.0")
+
+
 def test_latin_documents_are_edited_in_their_own_encoding() -> None:
     body = '<?xml version="1.0" encoding="ISO-8859-1"?>'.encode("latin-1") + versioning("1.0", "2.0", latest="2.0").replace(
         b"<versioning>", "<note>é</note><versioning>".encode("latin-1")
