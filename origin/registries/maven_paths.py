@@ -167,7 +167,8 @@ def normalise(project: str) -> str:
 
 def is_snapshot_directory(version: str) -> bool:
     """Whether files in this version's directory may be resolved to timestamps."""
-    return version == "SNAPSHOT" or version.endswith("-SNAPSHOT")
+    # The resolver asks for no hyphen before it: OSGi's people write "1.0.0.SNAPSHOT".
+    return version.endswith("SNAPSHOT")
 
 
 def of_content(filename: str, sha1: str) -> str:

@@ -141,6 +141,15 @@ def test_tricks_are_malformed(target: str) -> None:
         REGISTRY.resource("GET", target)
 
 
+@pytest.mark.parametrize("version", ["1.0.0.SNAPSHOT", "1.0SNAPSHOT", "1.0-SNAPSHOT", "SNAPSHOT"])
+def test_what_the_resolver_takes_for_a_snapshot_may_change(version: str) -> None:
+    jar = REGISTRY.resource("GET", f"{LIB}/{version}/lib-{version}.jar")
+    assert isinstance(jar, File)
+    assert REGISTRY.listing_page(jar) == Page("maven", "org.example/lib", f"file/{jar.path}")
+    page = REGISTRY.resource("GET", f"{LIB}/{version}/maven-metadata.xml")
+    assert page == Page("maven", "org.example/lib", f"snapshot/{version}")
+
+
 # ---- documents
 
 
