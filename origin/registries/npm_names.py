@@ -26,7 +26,7 @@ _FORBIDDEN = frozenset({"node_modules", "favicon.ico", "robots.txt"})
 _NUMBER = r"([0-9]{1,16})"
 _IDENTIFIERS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
 _VERSION = re.compile(
-    rf"[v=\s]*{_NUMBER}(?:\.{_NUMBER})?(?:\.{_NUMBER})?(?:-({_IDENTIFIERS})|([A-Za-z]{_IDENTIFIERS}|[A-Za-z]))?(?:\+{_IDENTIFIERS})?\s*",
+    rf"[v=\s]*{_NUMBER}(?:\.{_NUMBER})?(?:\.{_NUMBER})?(?:-({_IDENTIFIERS})|([A-Za-z-][0-9A-Za-z-]*(?:\.[0-9A-Za-z-]+)*))?(?:\+{_IDENTIFIERS})?\s*",
     re.ASCII,
 )
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._+!~*'()@/-]*")
