@@ -115,7 +115,7 @@ class TestUsualLayout(RegistryContract):
                 ("1.0.0b.1", "1.0.0-b.1"),
                 ("1.0.0-", "1.0.0--"),
             ),
-            unordered=("", "one", "1.", "1.2.3.4", "1.0.0-", "1.0.0-a..b", "9" * 17, "1.0.0-" + "x" * 300),
+            unordered=("", "one", "1.", "1.2.3.4", "1.0.0+", "1.0.0-a..b", "9" * 17, "1.0.0-" + "x" * 300),
             spellings={"foo": "foo", "Foo": "Foo", "@scope/name": "@scope/name", "@Scope/Name": "@Scope/Name"},
             nameless=("", ".foo", "_foo", "-", "a/b", "@a/b/c", "@a", "node_modules", "favicon.ico", "a b", "ü", "x" * 256),
             views=("foo/1.0.0", "foo/latest", "foo/0.0.1", "-/package/foo/dist-tags", "@scope%2fname/2.0.0"),
