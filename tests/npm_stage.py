@@ -15,15 +15,13 @@ from typing import Any
 import pytest
 
 from tests.fakes import FakeNpm
-from tests.harness import Edge, Reply, swallowing
+from tests.harness import Edge, Reply
 from tests.node import CLIENTS, Client, Project
 from tests.tarballs import Tarball, Tarballs
 
 FULL = {"Accept": "application/json"}
 SHORT = {"Accept": "application/vnd.npm.install-v1+json; q=1.0, application/json; q=0.8, */*"}
 VENDOR = "application/vnd.npm.install-v1+json"
-
-OUTAGES = ["refusing", "swallowing", "silent"]
 
 each_client = pytest.mark.parametrize("client", CLIENTS, ids=[client.name for client in CLIENTS])
 
@@ -70,22 +68,6 @@ def client_project(client: Client, mirror: Edge, scratch: Path) -> Iterator[Proj
     """A project of the client under test, at the module's edge."""
     with tempfile.TemporaryDirectory(prefix="client-", dir=scratch) as directory:
         yield client.project(Path(directory), mirror.index_url)
-
-
-@contextlib.contextmanager
-def outage(npm: FakeNpm, kind: str) -> Iterator[None]:
-    """The registry refuses connections, swallows packets, or accepts and never answers; within the block."""
-    with contextlib.ExitStack() as stack:
-        if kind == "silent":
-            npm.silence()
-            stack.callback(npm.behave)
-        else:
-            npm.refuse()
-            stack.callback(npm.listen_again)
-            if kind == "swallowing":
-                for host in npm.hosts:
-                    stack.enter_context(swallowing(npm.hosts[host], npm.ports[host]))
-        yield
 
 
 def page(edge: Edge, name: str, headers: Mapping[str, str] = SHORT, **more: str) -> Reply:

@@ -13,13 +13,32 @@ from typing import Any
 
 import pytest
 
-from tests.fakes import FakePyPI
-from tests.harness import Edge, Workspace
+from tests.fakes import Fake, FakePyPI
+from tests.harness import Edge, Workspace, swallowing
 from tests.wheels import Shelf
 
 # Some tests hold a thousand connections; the edges they start inherit the limit.
 _, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (_hard, _hard))
+
+
+OUTAGES = ["refusing", "swallowing", "silent"]
+
+
+@contextlib.contextmanager
+def outage(fake: Fake, kind: str) -> Iterator[None]:
+    """The registry refuses connections, swallows packets, or accepts and never answers; within the block."""
+    with contextlib.ExitStack() as stack:
+        if kind == "silent":
+            fake.silence()
+            stack.callback(fake.behave)
+        else:
+            fake.refuse()
+            stack.callback(fake.listen_again)
+            if kind == "swallowing":
+                for host in fake.hosts:
+                    stack.enter_context(swallowing(fake.hosts[host], fake.ports[host]))
+        yield
 
 
 class StartEdge:

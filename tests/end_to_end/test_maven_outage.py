@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,14 +11,13 @@ import pytest
 
 from tests.fakes.maven import FakeMaven
 from tests.gradle_like import GRADLE_LIKE, GradleLike
-from tests.harness import Edge, swallowing, wait_until
+from tests.harness import Edge, wait_until
 from tests.jars import Component, Jars
 from tests.jvm import COURSIER, MAVEN_39, JvmClient, JvmWorkspace
 from tests.maven_stage import HOUR_S, get, metadata_path, publish_tools, sidecars_of, tree
+from tests.stage import OUTAGES, outage
 
 GROUP = "org.example.outage"
-
-OUTAGES = ["refusing", "swallowing", "silent"]
 
 CLIENTS: list[JvmClient] = [
     MAVEN_39,
@@ -31,22 +29,6 @@ CLIENTS: list[JvmClient] = [
 PROMPT_S = 3.0
 SILENT_S = 13.0
 """How long the first unknown path may take while an upstream accepts and says nothing: it has 10 s."""
-
-
-@contextlib.contextmanager
-def outage(fake: FakeMaven, kind: str) -> Iterator[None]:
-    """The repository refuses connections, swallows packets, or accepts and never answers; within the block."""
-    with contextlib.ExitStack() as stack:
-        if kind == "silent":
-            fake.silence()
-            stack.callback(fake.behave)
-        else:
-            fake.refuse()
-            stack.callback(fake.listen_again)
-            if kind == "swallowing":
-                for host in fake.hosts:
-                    stack.enter_context(swallowing(fake.hosts[host], fake.ports[host]))
-        yield
 
 
 @dataclass(frozen=True)

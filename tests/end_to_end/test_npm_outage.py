@@ -13,7 +13,8 @@ from tests import npm_stage
 from tests.fakes import FakeNpm
 from tests.harness import Edge, ask
 from tests.node import NPM, PNPM, YARN1, Client
-from tests.npm_stage import FULL, OUTAGES, SHORT, each_client, outage, page, start_mirror, tarball
+from tests.npm_stage import FULL, SHORT, each_client, page, start_mirror, tarball
+from tests.stage import OUTAGES, outage
 from tests.tarballs import Tarballs
 
 npm, packed = npm_stage.npm, npm_stage.packed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import threading
 import time
@@ -13,32 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.fakes import FakePyPI
-from tests.harness import CLIENTS, PIP, UV, Client, Edge, Reply, Workspace, swallowing, wait_until
-from tests.stage import StartEdge
+from tests.harness import CLIENTS, PIP, UV, Client, Edge, Reply, Workspace, wait_until
+from tests.stage import OUTAGES, StartEdge, outage
 from tests.wheels import KB, Shelf
 
 LEAVES = 19
 """With the root and a source distribution, the tree is of twenty wheels and one sdist."""
 
 HOURS_S = 3600.0
-
-OUTAGES = ["refusing", "swallowing", "silent"]
-
-
-@contextlib.contextmanager
-def outage(fake: FakePyPI, kind: str) -> Iterator[None]:
-    """The registry refuses connections, swallows packets, or accepts and never answers; within the block."""
-    with contextlib.ExitStack() as stack:
-        if kind == "silent":
-            fake.silence()
-            stack.callback(fake.behave)
-        else:
-            fake.refuse()
-            stack.callback(fake.listen_again)
-            if kind == "swallowing":
-                for host in fake.hosts:
-                    stack.enter_context(swallowing(fake.hosts[host], fake.ports[host]))
-        yield
 
 
 @dataclass(frozen=True)
