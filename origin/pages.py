@@ -324,7 +324,8 @@ class Pages:
 
     async def _view(self, held: HeldPage, outcome: str, cache_status: str) -> PageView:
         if held.answer.status != 200 or held.listing is None:
-            raise NotFound(f"{held.answer.page.project} does not exist upstream")
+            page = held.answer.page
+            raise NotFound(f"{' of '.join(filter(None, (page.view, page.project))) or 'this'} does not exist upstream")
         if held.view is None or held.policy != self._policy:
             # One at a time: a hundred askers after a rule's edit must not restrict a large page a hundred times.
             async with held.making:

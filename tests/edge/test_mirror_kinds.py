@@ -200,6 +200,17 @@ async def test_an_outage_makes_no_absence_of_a_view_that_is_missing(tmp_path: Pa
         assert (response.status, response.header("retry-after")) == (503, "5")
 
 
+async def test_a_page_that_is_missing_is_called_by_its_name(tmp_path: Path, clock: MockClock) -> None:
+    async with npm(tmp_path) as f:
+        for target, name in (
+            ("-/npm/v1/keys", "keys"),
+            ("-/npm/v1/attestations/six@1.0.0", "attestations/1.0.0 of six"),
+            ("seven", "seven"),
+        ):
+            response = await f.ask(f"/npm/{target}")
+            assert (response.status, response.reason) == (404, f"{name} does not exist upstream")
+
+
 async def test_a_view_of_what_was_refused_says_why(tmp_path: Path, clock: MockClock) -> None:
     async with npm(tmp_path) as f:
         f.s.rule("pkg:npm/six@2.0.0", "stolen")
