@@ -110,6 +110,8 @@ def parse_match(text: str) -> Match:
         order = _ORDERS.get(kind)
         if not version or _UNSUPPORTED.search(version):
             raise ValueError(f"{part.strip()[:64]!r} is no version or comparison; write an exact version, or >=1,<2 and the like")
+        if kind == "maven" and maven_versions.is_timestamped(version):
+            raise ValueError(f"{version[:64]!r} is one build of a snapshot; rules are about all of them: write …-SNAPSHOT")
         if order is not None and comparator not in ("==", "!=") and order(version) is None:
             raise ValueError(f"{version[:64]!r} has no place in the order of {kind} versions")
         comparisons.append((cast("Comparator", comparator), version))

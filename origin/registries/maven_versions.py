@@ -40,7 +40,12 @@ def is_version(text: str) -> bool:
 
 def is_snapshot(version: str) -> bool:
     """Whether ``version`` is a snapshot, ``…-SNAPSHOT`` or resolved to a timestamp."""
-    return _SNAPSHOT.fullmatch(version) is not None or _TIMESTAMPED.fullmatch(version) is not None
+    return _SNAPSHOT.fullmatch(version) is not None or is_timestamped(version)
+
+
+def is_timestamped(version: str) -> bool:
+    """Whether ``version`` is one build of a snapshot, resolved to a timestamp."""
+    return _TIMESTAMPED.fullmatch(version) is not None
 
 
 @lru_cache(16384)

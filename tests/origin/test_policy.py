@@ -172,6 +172,7 @@ def test_the_verdicts_on_a_page_are_by_version_and_only_what_is_not_allowed() ->
         ({"name": "x", "match": "pkg:maven/com.evil", "action": "refuse"}, r"group/\*"),
         ({"name": "x", "match": "pkg:maven/com.evil/lib@[1,2)", "action": "refuse"}, "no version"),
         ({"name": "x", "match": "pkg:maven/com.evil/lib@(,2]", "action": "refuse"}, "no version"),
+        ({"name": "x", "match": "pkg:maven/com.evil/lib@1.0-20240101.120000-3", "action": "refuse"}, "SNAPSHOT"),
     ],
 )
 def test_a_bad_rule_is_refused_with_a_sentence(table: dict[str, Any], complaint: str) -> None:
