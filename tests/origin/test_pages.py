@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import trio
 from trio.testing import MockClock
 
 from origin.errors import Corrupt, NotFound, Refused, Unavailable
-from origin.model import Page
+from origin.model import Listing, Page, Verdict
+from origin.policy.rules import Rule, Versions, parse_rule, verdicts
 from tests.origin.test_files import landed, read
 from tests.scripted import EPOCH, Bench, Upload, bench
 from tests.wheels import KB
@@ -279,6 +282,27 @@ async def test_a_rule_is_in_force_at_once_and_its_removal_too(tmp_path: Path, cl
         after = await b.service.page(PAGE)
         assert after.listing.entries["six-1.0-py3-none-any.whl"].yanked is None
         assert b.source.asked == ["page six"], "policy is ours: no upstream request"
+
+
+async def test_many_rules_judge_many_versions_where_nobody_waits(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged_in: list[int] = []
+
+    def noted(rules: Sequence[Rule], registry: Versions, listing: Listing) -> dict[str, Verdict]:
+        judged_in.append(threading.get_ident())
+        return verdicts(rules, registry, listing)
+
+    monkeypatch.setattr("origin.pages.verdicts", noted)
+    table = {"name": "r", "action": "refuse", "reason": "no"}
+    rules = [parse_rule({**table, "match": f"pkg:pypi/six@{number}.5"}) for number in range(100)]
+    async with bench(tmp_path, {"six": [wheel(f"{number}.0") for number in range(30)]}) as b:
+        b.service.set_rules(rules[:1])
+        await b.service.page(PAGE)
+        b.service.set_rules(rules)
+        await b.service.page(PAGE)
+    few, many = judged_in
+    assert few == threading.get_ident() != many
 
 
 async def test_the_provenance_of_a_refused_version_is_refused(tmp_path: Path, clock: MockClock) -> None:
