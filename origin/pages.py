@@ -48,7 +48,10 @@ JUDGED_BYTES = 32
 """How many bytes of a document are parsed in the time in which one rule judges one version."""
 
 MEMORY_BYTES = 128 * 1024 * 1024
-"""How much of documents stays parsed in memory, by their size as stored."""
+"""How much stays parsed in memory: documents as stored, and their entries."""
+
+ENTRY_BYTES = 1600
+"""What an entry of a parsed listing takes beside its document, about."""
 
 MANY_ENTRIES = 1000
 """Listings with more entries than this are freed a piece at a time."""
@@ -94,6 +97,7 @@ class HeldPage:
         "restricted",
         "retired",
         "sidecars",
+        "size",
         "validity",
         "vanishing",
         "view",
@@ -101,7 +105,8 @@ class HeldPage:
     )
 
     def __init__(self, answer: StoredAnswer, listing: Listing | None) -> None:
-        self.weight = len(answer.document) + 2048
+        self.size = len(answer.document) + 2048
+        self.weight = self.size + (ENTRY_BYTES * len(listing.entries) if listing is not None else 0)
         # The listing holds the document; the answer here is only its facts.
         self.answer = replace(answer, document=b"")
         self.listing = listing
@@ -358,7 +363,7 @@ class Pages:
                 return registry.restrict(enriched, verdict_of) if verdict_of else enriched
 
             # Many rules on many versions cost more than the document does.
-            view = await self._work(held.weight + JUDGED_BYTES * len(rules) * (len(listing.entries) + len(listing.bare)), make)
+            view = await self._work(held.size + JUDGED_BYTES * len(rules) * (len(listing.entries) + len(listing.bare)), make)
             restricted_at = await self._restricted_at(held, view)
             if restricted_at:
                 view = replace(view, restricted_at=restricted_at)

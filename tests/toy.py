@@ -8,7 +8,7 @@ of the page: how many files it lists. A poll (``POST ask``) is relayed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from msgspec.structs import replace as replaced
@@ -17,6 +17,7 @@ from origin import targets
 from origin.errors import NotFound
 from origin.model import STRONG, Allow, Digest, Entry, File, Headers, Listing, Page, Relay, Resource, Verdict
 from origin.registries import Judge
+from origin.registries.plain import Plain
 
 MEDIA_TYPE = "text/toy"
 
@@ -28,7 +29,7 @@ _LINE = re.compile(
 )
 
 
-class Toy:
+class Toy(Plain):
     """One instance. ``upstream`` ends in ``/``."""
 
     kind = "toy"
@@ -70,9 +71,6 @@ class Toy:
     def basis(self, page: Page) -> Page:
         return replaced(page, view="") if page.view == "count" else page
 
-    def guesses(self, file: File) -> Iterable[File]:
-        return ()
-
     def variants(self, page: Page) -> tuple[str, ...]:
         return (MEDIA_TYPE,)
 
@@ -82,17 +80,8 @@ class Toy:
     def subject(self, file: File) -> File:
         return file
 
-    def checksum(self, file: File) -> str:
-        return ""
-
-    def claimed(self, resource: Page | File) -> str:
-        return resource.project
-
     def listing_page(self, file: File) -> Page | None:
         return Page(self.name, file.project)
-
-    def life_s(self, page: Page, fresh_s: float) -> float:
-        return fresh_s
 
     def locate(self, resource: Page | File, listing: Listing | None) -> str:
         if isinstance(resource, Page):
@@ -102,27 +91,12 @@ class Toy:
             raise NotFound(resource.filename)
         return entry.url
 
-    def probe_location(self, file: File, listing: Listing) -> str | None:
-        return None
-
     def ask(self, page: Page) -> Headers:
         return (("accept", MEDIA_TYPE),)
 
     def expected(self, file: File, listing: Listing | None) -> Entry | None:
         entry = listing.entries.get(file.filename) if listing else None
         return entry if entry is not None and entry.file == file else None
-
-    def evidence(self, resource: Page | File) -> tuple[File, ...]:
-        return ()
-
-    def vouched(self, resource: Page | File, evidence: Mapping[str, bytes]) -> tuple[Digest, ...]:
-        return ()
-
-    def signature(self, file: File) -> File | None:
-        return None
-
-    def check(self, file: File, entry: Entry | None, content: str, signature: bytes | None) -> str:
-        return ""
 
     def read(self, page: Page, body: bytes, media_type: str, url: str) -> Listing:
         if media_type != MEDIA_TYPE:
@@ -148,9 +122,6 @@ class Toy:
         kept = {name: entry for name, entry in listing.entries.items() if entry.file.version not in forbidden}
         return replace(_rewritten(listing, kept), restrictions=forbidden)
 
-    def enrich(self, listing: Listing, sidecars: Mapping[str, Digest]) -> Listing:
-        return listing
-
     def write(self, listing: Listing, media_type: str, base: str | None, view: str | None = None) -> bytes:
         if view == "count":
             return str(len(listing.entries)).encode()
@@ -174,23 +145,14 @@ class Toy:
     def relayed(self, relay: Relay, body: bytes, judge: Judge) -> bytes:
         return body
 
-    def relay_life_s(self, relay: Relay) -> float:
-        return 0.0
-
     def amend(self, listing: Listing, keep: Mapping[str, Entry]) -> Listing:
         return _rewritten(listing, {**listing.entries, **keep})
-
-    def owners(self, listing: Listing) -> Mapping[str, tuple[str, str]]:
-        return {}
 
     def version_of(self, page: Page) -> str | None:
         return None
 
     def version_key(self, version: str) -> object | None:
         return tuple(map(int, version.split("."))) if _VERSION.fullmatch(version) else None
-
-    def same_but_local(self, version: str) -> str:
-        return version
 
     def normalise(self, project: str) -> str:
         if not _NAME.fullmatch(project):

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from email.utils import formatdate, parsedate_to_datetime
 from typing import Literal
@@ -38,12 +38,13 @@ import msgspec
 
 from .. import targets
 from ..errors import NotFound
-from ..model import STRONG, Allow, Digest, Entry, File, Headers, Listing, Local, Page, Relay, Resource, Verdict
-from . import Judge, Options
+from ..model import STRONG, Allow, Digest, Entry, File, Headers, Listing, Local, Page, Resource, Verdict
+from . import Options
 from . import maven_metadata as documents
 from . import maven_paths as paths
 from . import maven_versions as versions
 from .maven_signatures import Keyring
+from .plain import Plain
 
 XML = "application/xml"
 TEXT = "text/plain"
@@ -88,7 +89,7 @@ _USELESS_BY_HALVES = frozenset(
 _BARE_DIGEST = re.compile(rb"[0-9a-f]{32,128}")
 
 
-class Maven:
+class Maven(Plain):
     """The rules of one Maven instance. ``upstream`` is the root of its repository.
 
     Raises ``ValueError`` for ``options.keys`` that are no certificates.
@@ -147,9 +148,6 @@ class Maven:
         found = paths.read_file(segments)
         return File(self.name, found.project, found.version, segments[-1], path) if found else None
 
-    def stray(self, target: str, path: str) -> str | None:
-        return None
-
     def insists(self, cache_control: str, target: str) -> bool:
         # "Cache-Control: no-cache, no-store" is what the resolver sends with everything.
         return False
@@ -157,9 +155,6 @@ class Maven:
     def basis(self, page: Page) -> Page:
         view, checksum = paths.split_view(page.view)
         return msgspec.structs.replace(page, view=view) if checksum else page
-
-    def guesses(self, file: File) -> Iterable[File]:
-        return ()
 
     def variants(self, page: Page) -> tuple[str, ...]:
         view, checksum = paths.split_view(page.view)
@@ -209,9 +204,6 @@ class Maven:
 
     def _url(self, path: str) -> str:
         return self.upstream + quote(path, safe="/+!,~")
-
-    def probe_location(self, file: File, listing: Listing) -> str | None:
-        return None
 
     def ask(self, page: Page) -> Headers:
         return _ASK[self.variants(page)[0]]
@@ -348,9 +340,6 @@ class Maven:
                     document = documents.without_versions(documents.read_metadata(document), forbidden)
         return replace(listing, entries=entries, document=document, restrictions=forbidden)
 
-    def enrich(self, listing: Listing, sidecars: Mapping[str, Digest]) -> Listing:
-        return listing
-
     def write(self, listing: Listing, media_type: str, base: str | None, view: str | None = None) -> bytes:
         """As the protocol has it. No document leads anywhere, so ``base`` makes no difference."""
         page = listing.page if view is None else msgspec.structs.replace(listing.page, view=view)
@@ -420,23 +409,9 @@ class Maven:
             fields.append(("Cache-Control", "no-cache"))
         return tuple(fields)
 
-    # -- relays: there are none
-
-    def forward(self, relay: Relay) -> Headers | None:
-        return None
-
-    def relayed(self, relay: Relay, body: bytes, judge: Judge) -> bytes:
-        raise ValueError("nothing is relayed here")
-
-    def relay_life_s(self, relay: Relay) -> float:
-        return 0.0
-
     def amend(self, listing: Listing, keep: Mapping[str, Entry]) -> Listing:
         """As the protocol has it. Only a file that may change is listed with digests, and each of its contents has a name of its own."""
         return listing
-
-    def owners(self, listing: Listing) -> Mapping[str, tuple[str, str]]:
-        return {}
 
     # -- versions and files
 
@@ -453,9 +428,6 @@ class Maven:
 
     def version_key(self, version: str) -> object | None:
         return versions.version_key(version)
-
-    def same_but_local(self, version: str) -> str:
-        return version
 
     def normalise(self, project: str) -> str:
         return paths.normalise(project)

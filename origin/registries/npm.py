@@ -21,7 +21,7 @@ Addresses below an instance's path; ``<pkg>`` is ``name``, ``@scope/name``, or t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from email.utils import formatdate, parsedate_to_datetime
 from functools import lru_cache
@@ -35,6 +35,7 @@ from . import Judge, Options, npm_json
 from . import npm_documents as documents
 from . import npm_names as names
 from . import npm_signatures as signatures
+from .plain import Plain
 
 FULL = "application/json"
 ABBREVIATED = "application/vnd.npm.install-v1+json"
@@ -74,7 +75,7 @@ _NO_VULNERABILITIES = (
 _NO_ATTESTATIONS = b'{"attestations":[]}'
 
 
-class NPM:
+class NPM(Plain):
     """The rules of one npm instance. ``upstream`` is the registry's root. Raises ``ValueError`` for keys that cannot be used."""
 
     kind: Literal["npm"] = "npm"
@@ -179,9 +180,6 @@ class NPM:
     def basis(self, page: Page) -> Page:
         return Page(self.name, page.project, "") if _kind(page) in ("manifest", "dist-tags") else page
 
-    def guesses(self, file: File) -> Iterable[File]:
-        return ()
-
     def variants(self, page: Page) -> tuple[str, ...]:
         return (FULL, ABBREVIATED) if page.view == "" else (FULL,)
 
@@ -190,12 +188,6 @@ class NPM:
 
     def subject(self, file: File) -> File:
         return file
-
-    def checksum(self, file: File) -> str:
-        return ""
-
-    def claimed(self, resource: Page | File) -> str:
-        return resource.project
 
     def listing_page(self, file: File) -> Page:
         return Page(self.name, file.project, "")
@@ -236,15 +228,6 @@ class NPM:
     def expected(self, file: File, listing: Listing | None) -> Entry | None:
         entry = listing.entries.get(file.filename) if listing is not None else None
         return entry if entry is not None and entry.file.path == file.path else None
-
-    def evidence(self, resource: Page | File) -> tuple[File, ...]:
-        return ()
-
-    def vouched(self, resource: Page | File, evidence: Mapping[str, bytes]) -> tuple[Digest, ...]:
-        return ()
-
-    def signature(self, file: File) -> File | None:
-        return None
 
     def check(self, file: File, entry: Entry | None, content: str, signature: bytes | None) -> str:
         """As the protocol has it. What is signed is the integrity, to which the bytes are then held."""
@@ -314,9 +297,6 @@ class NPM:
         assert isinstance(read, documents.Packument)
         return replace(read, restrictions=listing.restrictions, restricted_at=listing.restricted_at)
 
-    def enrich(self, listing: Listing, sidecars: Mapping[str, Digest]) -> Listing:
-        return listing
-
     def write(self, listing: Listing, media_type: str, base: str | None, view: str | None = None) -> bytes:
         asked = view if view is not None else listing.page.view
         if media_type not in self.variants(Page(self.name, listing.page.project, asked)):
@@ -334,9 +314,6 @@ class NPM:
                 return documents.write_tags(packument)
             case _:
                 raise ValueError(f"a packument has no view {asked[:64]!r}")
-
-    def merge(self, listings: Sequence[Listing]) -> Listing:
-        raise NotImplementedError("registries of this kind are not offered at one path")
 
     def headers(self, listing: Listing, body: bytes = b"", last_modified: str | None = None, note: str = "") -> Headers:
         """``Last-Modified`` is the same moment as ``modified`` in what was written: pnpm compares that with what it holds."""
@@ -393,9 +370,6 @@ class NPM:
 
     def version_key(self, version: str) -> object | None:
         return names.version_key(version)
-
-    def same_but_local(self, version: str) -> str:
-        return version
 
     def normalise(self, project: str) -> str:
         return names.normalise(project)

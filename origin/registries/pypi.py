@@ -31,11 +31,12 @@ import msgspec
 
 from .. import targets
 from ..errors import NotFound
-from ..model import STRONG, Digest, Entry, File, Headers, Listing, Local, Page, Relay, Resource, Verdict
-from . import Judge, Options, slices
+from ..model import STRONG, Digest, Entry, File, Headers, Listing, Local, Page, Resource, Verdict
+from . import Options, slices
 from . import pypi_documents as documents
 from . import pypi_html as html
 from . import pypi_names as names
+from .plain import Plain
 
 JSON = "application/vnd.pypi.simple.v1+json"
 HTML = "application/vnd.pypi.simple.v1+html"
@@ -70,7 +71,7 @@ READ_ONLY = Local(403, "read-only mirror: upload to the registry itself")
 METHOD = Local(405, "only GET and HEAD here")
 
 
-class PyPI:
+class PyPI(Plain):
     """The rules of one PyPI instance. ``upstream`` is the root of its simple API."""
 
     kind: Literal["pypi"] = "pypi"
@@ -157,15 +158,9 @@ class PyPI:
         plain, _ = names.without_sidecar(filename)
         return File(self.name, project, names.version_in(project, plain), filename, path)
 
-    def stray(self, target: str, path: str) -> str | None:
-        return None
-
     def insists(self, cache_control: str, target: str) -> bool:
         # What ``--refresh`` sends. ``max-age=0`` is what old pips always send: no.
         return "no-cache" in cache_control
-
-    def basis(self, page: Page) -> Page:
-        return page
 
     def guesses(self, file: File) -> Iterable[File]:
         plain, _ = names.without_sidecar(file.filename)
@@ -183,19 +178,10 @@ class PyPI:
         plain, ending = names.without_sidecar(file.filename)
         return msgspec.structs.replace(file, filename=plain, path=file.path.removesuffix(ending)) if ending else file
 
-    def checksum(self, file: File) -> str:
-        return ""
-
-    def claimed(self, resource: Page | File) -> str:
-        return resource.project
-
     def listing_page(self, file: File) -> Page:
         return Page(self.name, file.project, "")
 
     # -- upstream
-
-    def life_s(self, page: Page, fresh_s: float) -> float:
-        return fresh_s
 
     def locate(self, resource: Page | File, listing: Listing | None) -> str:
         """As the protocol has it. For a provenance page ``listing`` may be the project's: upstream's own link to it is taken from there."""
@@ -253,18 +239,6 @@ class PyPI:
             return None
         beside = msgspec.structs.replace(owner.file, filename=file.filename, path=owner.file.path + ending)
         return Entry(beside, _beside(owner.url, ending), published, published=owner.published)
-
-    def evidence(self, resource: Page | File) -> tuple[File, ...]:
-        return ()
-
-    def vouched(self, resource: Page | File, evidence: Mapping[str, bytes]) -> tuple[Digest, ...]:
-        return ()
-
-    def signature(self, file: File) -> File | None:
-        return None
-
-    def check(self, file: File, entry: Entry | None, content: str, signature: bytes | None) -> str:
-        return ""
 
     # -- documents
 
@@ -352,26 +326,12 @@ class PyPI:
             case _:
                 return listing.document
 
-    def merge(self, listings: Sequence[Listing]) -> Listing:
-        raise NotImplementedError("indexes of this kind are not offered at one path")
-
     def headers(self, listing: Listing, body: bytes = b"", last_modified: str | None = None, note: str = "") -> Headers:
         return () if listing.serial is None else (("x-pypi-last-serial", str(listing.serial)),)
 
     def file_headers(self, file: File, digests: Sequence[Digest], last_modified: str | None) -> Headers:
         sha256 = next(digest.value for digest in digests if digest.algorithm == "sha256")
         return (("Content-Type", "application/octet-stream"), ("ETag", f'"sha256-{sha256}"'))
-
-    # -- relays: there are none
-
-    def forward(self, relay: Relay) -> Headers | None:
-        return None
-
-    def relayed(self, relay: Relay, body: bytes, judge: Judge) -> bytes:
-        raise ValueError("nothing is relayed here")
-
-    def relay_life_s(self, relay: Relay) -> float:
-        return 0.0
 
     def amend(self, listing: Listing, keep: Mapping[str, Entry]) -> Listing:
         match _view(listing.page):

@@ -69,6 +69,9 @@ SERIALS: Mapping[str, str] = {"pypi": "x-pypi-last-serial"}
 RELAYED = frozenset({400, 404, 405, 410, 413, 422})
 """What upstream may say of a relayed request that is about the request and not about upstream."""
 
+RELAY_LIMIT_BYTES = 10_000_000
+"""The longest answer to a search or an audit that is read."""
+
 OLDER_PAGE_S = 30.0
 """How long what is held counts as fresh after upstream showed an older page than that: its caches disagree after a publish."""
 
@@ -232,7 +235,7 @@ class RegistrySource:
         url = link.upstream.registry.upstream + relay.request
         wanted = _Wanted("relay", "relay", relay.method, url, fields, {200, *RELAYED}, 0, relay.body)
         async with self._exchange(link, wanted) as answer:
-            body = await read_page(answer, link.upstream.page_limit_bytes, link.upstream.timeouts.page_s)
+            body = await read_page(answer, RELAY_LIMIT_BYTES, link.upstream.timeouts.page_s)
             return Relayed(answer.status, body)
 
     async def exists(self, file: File, url: str) -> bool:

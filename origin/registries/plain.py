@@ -1,0 +1,71 @@
+"""What a kind has that has nothing special: each kind says only where it differs.
+
+An answer here is always the harmless one: nothing is read beside a file, nothing is signed, nothing is forwarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from ..model import Digest, Entry, File, Headers, Listing, Page, Relay
+from . import Judge
+
+
+class Plain:
+    """The protocol's methods for a kind without sidecars, views, strays, checksums, evidence, signatures, groups and relays."""
+
+    groups: tuple[str, ...] = ()
+
+    def guesses(self, file: File) -> Iterable[File]:
+        return ()
+
+    def stray(self, target: str, path: str) -> str | None:
+        return None
+
+    def basis(self, page: Page) -> Page:
+        return page
+
+    def checksum(self, file: File) -> str:
+        return ""
+
+    def claimed(self, resource: Page | File) -> str:
+        return resource.project
+
+    def life_s(self, page: Page, fresh_s: float) -> float:
+        return fresh_s
+
+    def probe_location(self, file: File, listing: Listing) -> str | None:
+        return None
+
+    def evidence(self, resource: Page | File) -> tuple[File, ...]:
+        return ()
+
+    def vouched(self, resource: Page | File, evidence: Mapping[str, bytes]) -> tuple[Digest, ...]:
+        return ()
+
+    def signature(self, file: File) -> File | None:
+        return None
+
+    def check(self, file: File, entry: Entry | None, content: str, signature: bytes | None) -> str:
+        return ""
+
+    def enrich(self, listing: Listing, sidecars: Mapping[str, Digest]) -> Listing:
+        return listing
+
+    def owners(self, listing: Listing) -> Mapping[str, tuple[str, str]]:
+        return {}
+
+    def same_but_local(self, version: str) -> str:
+        return version
+
+    def merge(self, listings: Sequence[Listing]) -> Listing:
+        raise NotImplementedError("pages of this kind are not made one")
+
+    def forward(self, relay: Relay) -> Headers | None:
+        return None
+
+    def relayed(self, relay: Relay, body: bytes, judge: Judge) -> bytes:
+        raise ValueError("nothing is relayed here")
+
+    def relay_life_s(self, relay: Relay) -> float:
+        return 0.0
