@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any, Literal, Protocol, cast
 
 from ..model import ALLOW, Listing, Refuse, Verdict
-from ..registries import maven_versions, npm_names, pypi_names
+from ..registries import maven_paths, maven_versions, npm_names, pypi_names
 from . import purls
 
 type Comparator = Literal["==", "!=", "<", "<=", ">", ">="]
@@ -24,11 +24,12 @@ _UNSUPPORTED = re.compile(r"[~^*|\s,()\[\]]")
 LIMIT_INDEXES = 8
 """Of how many sets of rules, and kinds, it is remembered where the rules on a project stand."""
 
-# The kinds whose order is known while a rule is parsed, before there are registries.
-_ORDERS: Mapping[str, Callable[[str], object | None]] = {
-    "pypi": pypi_names.parse_version,
-    "npm": npm_names.version_key,
-    "maven": maven_versions.version_key,
+# The kinds whose order and spelling are known while a rule is parsed, before there are registries: what places a version that a rule
+# names, and what spells a name that a rule has.
+_WORDS: Mapping[str, tuple[Callable[[str], object | None], Callable[[str], str]]] = {
+    "pypi": (pypi_names.parse_version, str),
+    "npm": (npm_names.version_key, str),
+    "maven": (maven_versions.bound, maven_paths.pattern),
 }
 
 
@@ -91,13 +92,8 @@ def parse_rule(table: Mapping[str, Any]) -> Rule:
 def parse_match(text: str) -> Match:
     """Parse ``pkg:<kind>/<name>[@<spec>]``. Raises ``ValueError`` with a sentence."""
     kind, name, spec = purls.split(text.strip())
-    if kind == "maven":
-        # As build files write it.
-        name = name.replace(":", "/")
-        if "/" not in name and "*" not in name:
-            raise ValueError(
-                f"{name[:64]!r} is a group or an artifact, not both; write group/artifact, or group/* for all of a group"
-            )
+    order, spelled = _WORDS[kind]
+    name = spelled(name)
     if spec is None:
         return Match(kind, name)
     comparisons = []
@@ -107,12 +103,9 @@ def parse_match(text: str) -> Match:
         comparator, version = found[1] or "==", found[2].strip()
         if comparator not in ("==", "!=", "<", "<=", ">", ">="):
             raise ValueError(f"{comparator!r} is no comparison; use ==, !=, <, <=, > or >=")
-        order = _ORDERS.get(kind)
         if not version or _UNSUPPORTED.search(version):
             raise ValueError(f"{part.strip()[:64]!r} is no version or comparison; write an exact version, or >=1,<2 and the like")
-        if kind == "maven" and maven_versions.is_timestamped(version):
-            raise ValueError(f"{version[:64]!r} is one build of a snapshot; rules are about all of them: write …-SNAPSHOT")
-        if order is not None and comparator not in ("==", "!=") and order(version) is None:
+        if order(version) is None and comparator not in ("==", "!="):
             raise ValueError(f"{version[:64]!r} has no place in the order of {kind} versions")
         comparisons.append((cast("Comparator", comparator), version))
     return Match(kind, name, tuple(comparisons))

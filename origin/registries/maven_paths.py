@@ -165,6 +165,19 @@ def normalise(project: str) -> str:
     return f"{group}/{artifact}"
 
 
+def pattern(name: str) -> str:
+    """A rule's name as projects are spelled, from ``group/artifact`` or what build files write, ``group:artifact``; stars are welcome.
+
+    Raises ``ValueError`` for a group or an artifact alone, which would match nothing.
+    """
+    name = name.replace(":", "/")
+    if "/" not in name and "*" not in name:
+        raise ValueError(
+            f"{name[:64]!r} is a group or an artifact, not both; write group/artifact, or group/* for all of a group"
+        )
+    return name
+
+
 def is_snapshot_directory(version: str) -> bool:
     """Whether files in this version's directory may be resolved to timestamps."""
     # The resolver asks for no hyphen before it: OSGi's people write "1.0.0.SNAPSHOT".

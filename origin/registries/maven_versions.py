@@ -48,6 +48,13 @@ def is_timestamped(version: str) -> bool:
     return _TIMESTAMPED.fullmatch(version) is not None
 
 
+def bound(version: str) -> Key | None:
+    """The sort key of a version that a rule names. Raises ``ValueError`` for one build of a snapshot: rules are about releases."""
+    if is_timestamped(version):
+        raise ValueError(f"{version[:64]!r} is one build of a snapshot; rules are about all of them: write …-SNAPSHOT")
+    return version_key(version)
+
+
 @lru_cache(16384)
 def version_key(version: str) -> Key | None:
     """The sort key of ``version``; None for what cannot be one."""
