@@ -62,8 +62,8 @@ class RegistrySettings(Table, frozen=True, kw_only=True):
     ``page_limit_bytes`` and ``file_limit_bytes`` bound what is accepted from upstream, after decompression; ``pages_at_once`` and
     ``files_at_once`` how many requests of each kind it sees at a time.
 
-    ``keys`` is a file of the keys that signatures are checked by: npm's key document, OpenPGP certificates for Maven. Without it none are, and
-    files that are held already are not checked again.
+    ``keys`` is a file of the keys that signatures are checked by: npm's key document, OpenPGP certificates for Maven. Without it none
+    are, and files that are held already are not checked again.
     ``signatures`` says what becomes of files that have none (npm, Maven). ``audit`` says what becomes of audits, which tell upstream
     all that a project uses (npm). ``groups`` are the name patterns that this instance alone answers for where several share a path
     (Maven).
