@@ -22,6 +22,7 @@ from . import freshness
 from .catalog import Binding, Catalog, StoredAnswer
 from .errors import Corrupt, NotFound, Refused, Unavailable
 from .flights import Flight, Flights
+from .graveyard import Graveyard
 from .model import Allow, Clock, Digest, Entry, File, Hold, Listing, Page, Refuse, Stamp, Validity, Verdict
 from .notes import Notes
 from .policy.rules import Rule, judge, judge_page, verdicts
@@ -32,6 +33,9 @@ log = logging.getLogger("leeward.pages")
 
 SLOW_S = 1.0
 """Stale-if-slow: how long a request waits for a revalidation while something usable is held. pip gives up after 15 s."""
+
+LOOK_S = 1.0
+"""How often an upstream that is in doubt is asked because of pages that are held."""
 
 INSIST_S = 10.0
 """A page confirmed less than this long ago is not asked for again because a client says ``no-cache``."""
@@ -52,12 +56,6 @@ MEMORY_BYTES = 128 * 1024 * 1024
 
 ENTRY_BYTES = 1600
 """What an entry of a parsed listing takes beside its document, about."""
-
-MANY_ENTRIES = 1000
-"""Listings with more entries than this are freed a piece at a time."""
-
-MOURNING_S = 10.0
-"""How long after a listing was replaced some request may still be rendering it."""
 
 SIDECAR = ".metadata"
 
@@ -121,6 +119,11 @@ class HeldPage:
         # What the last look missed; None if that look was before a restart.
         self.vanishing: frozenset[str] | None = None
 
+    @property
+    def listings(self) -> tuple[Listing, ...]:
+        """What it holds, each once."""
+        return tuple(each for each in (self.listing, self.view if self.view is not self.listing else None) if each is not None)
+
     def restamp(self, stamp: Stamp, received_at: float) -> None:
         self.answer = replace(self.answer, stamp=stamp, received_at=received_at)
         self.validity.fresh_until = stamp.fresh_until
@@ -134,39 +137,6 @@ class HeldPage:
         """It is held no more: whoever still works with it may finish, but what is made of it may never be kept."""
         self.retired = True
         self.forget_view()
-
-
-class Graveyard:
-    """Entries of listings that are no longer held, let go of a few at a time in a worker thread.
-
-    Freeing 20,000 entries at once takes 16 ms and more, in one call that nothing can interrupt, wherever the last reference happens
-    to be dropped. So a second reference to each is kept until the listing itself is gone for certain.
-    """
-
-    def __init__(self, clock: Clock, threads: trio.CapacityLimiter) -> None:
-        self._clock = clock
-        self._threads = threads
-        self._buried: list[tuple[float, list[Entry]]] = []
-
-    def bury(self, held: HeldPage) -> None:
-        """Take the entries of what is about to be dropped."""
-        for listing in (held.listing, held.view if held.view is not held.listing else None):
-            if listing is not None and len(listing.entries) > MANY_ENTRIES:
-                self._buried.append((self._clock() + MOURNING_S, list(listing.entries.values())))
-
-    async def let_go(self) -> None:
-        """Free what was buried long enough ago that no request uses it any more."""
-        now = self._clock()
-        ripe = [entries for until, entries in self._buried if until <= now]
-        self._buried = [(until, entries) for until, entries in self._buried if until > now]
-        if ripe:
-            await trio.to_thread.run_sync(_free_slowly, ripe, limiter=self._threads)
-
-
-def _free_slowly(buried: list[list[Entry]]) -> None:
-    for entries in buried:
-        while entries:
-            del entries[-256:]
 
 
 type Refreshed = tuple[str, HeldPage]
@@ -212,6 +182,7 @@ class Pages:
         self._held_bytes = 0
         self._loading: dict[Page, trio.Lock] = {}
         self._graveyard = Graveyard(clock, threads)
+        self._looked: dict[str, float] = {}
         self._rules: tuple[Rule, ...] = ()
         self._policy = 0
 
@@ -232,7 +203,7 @@ class Pages:
         for held in self._held.values():
             # Of an absence nothing is rendered, and no view of it would ever have a validity anew.
             if held.listing is not None:
-                self._graveyard.bury(held)
+                self._graveyard.bury(*held.listings)
                 held.forget_view()
 
     # ---- asking
@@ -252,9 +223,10 @@ class Pages:
         fresh = freshness.judge(held.answer.stamp, now) == "fresh"
         if fresh and not (insist and now - held.answer.received_at > INSIST_S):
             return await self._view(held, "hit", "hit")
-        flight, joined = self._refresh(page)
-        if not any(source.available(page.registry, "page") for source in self._sources):
+        if not self._answers(page.registry):
+            self._look(page)
             return await self._view(held, "stale", "hit; detail=upstream-down")
+        flight, joined = self._refresh(page)
         with trio.move_on_after(self._slow_s):
             try:
                 how, held = await flight.wait_outcome()
@@ -280,7 +252,20 @@ class Pages:
     def refresh_soon(self, held: HeldPage) -> None:
         """Revalidate in the background if stale; whoever caused this does not wait."""
         if freshness.judge(held.answer.stamp, self._clock()) != "fresh":
-            self._refresh(held.answer.page)
+            if self._answers(held.answer.page.registry):
+                self._refresh(held.answer.page)
+            else:
+                self._look(held.answer.page)
+
+    def _look(self, page: Page) -> None:
+        """Ask an upstream that is in doubt, for nobody in particular. One page is enough: a flight for each request could only fail."""
+        now = trio.current_time()
+        if now - self._looked.get(page.registry, -math.inf) >= LOOK_S:
+            self._looked[page.registry] = now
+            self._refresh(page)
+
+    def _answers(self, registry: str) -> bool:
+        return any(source.available(registry, "page") for source in self._sources)
 
     async def held(self, page: Page) -> HeldPage | None:
         """What is held of a page, without asking upstream."""
@@ -632,7 +617,7 @@ class Pages:
         before = self._held.pop(stored.page, None)
         if before is not None:
             self._held_bytes -= before.weight
-            self._graveyard.bury(before)
+            self._graveyard.bury(*before.listings)
             before.retire()
         self._keep(held)
         return held
@@ -643,7 +628,7 @@ class Pages:
         while self._held_bytes > self._memory_bytes and len(self._held) > 1:
             _, dropped = self._held.popitem(last=False)
             self._held_bytes -= dropped.weight
-            self._graveyard.bury(dropped)
+            self._graveyard.bury(*dropped.listings)
             # Its renderings can no longer be told to change, so they must not live on.
             dropped.retire()
 

@@ -118,6 +118,26 @@ async def test_nobody_waits_for_a_source_that_is_not_worth_it(tmp_path: Path, cl
         assert trio.current_time() == began
 
 
+async def test_in_an_outage_a_crowd_of_stale_pages_costs_one_look_a_second(tmp_path: Path, clock: MockClock) -> None:
+    pages = [Page("pypi", f"six-{number}") for number in range(100)]
+    async with bench(tmp_path, {page.project: [wheel()] for page in pages}) as b:
+        for page in pages:
+            await b.service.page(page)
+        clock.jump(601)
+        b.source.worth_waiting = False
+        b.source.down = True
+        before = len(b.source.asked)
+        for _ in range(3):
+            for page in pages:
+                assert (await b.service.page(page)).cache_status == "hit; detail=upstream-down"
+            await trio.sleep(1.5)
+        assert len(b.source.asked) - before == 3
+        # Somebody has to look, or what is in doubt would stay in doubt.
+        b.source.down = False
+        b.source.worth_waiting = True
+        assert (await b.service.page(pages[-1])).cache_status == "fwd=stale; fwd-status=304"
+
+
 async def test_a_stale_page_is_served_when_upstream_fails_and_forgotten_after_thirty_days(
     tmp_path: Path, clock: MockClock
 ) -> None:
