@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         _why,
         "explain what this edge does with a package",
         "Say whether a package is served, held back or refused, by which rule, and what is held of it.",
-        "edge why pkg:pypi/six\n  edge why pkg:pypi/six@1.16.0",
+        "edge why pkg:pypi/six\n  edge why pkg:npm/@scope/name@1.0.0\n  edge why pkg:maven/org.example/lib@2.0",
     )
     for command in (refresh, why):
         command.add_argument("purl", metavar="PURL", help="a package URL: pkg:pypi/NAME or pkg:pypi/NAME@VERSION")
@@ -419,12 +419,17 @@ def why_lines(result: Mapping[str, Any]) -> list[str]:
     by_rule = f" by rule {result['rule']}" if result.get("rule") else ""
     reason = f": {result['reason']}" if result.get("reason") else ""
     lines = [f"{result['purl']} is {verdict}{by_rule}{reason}"]
+    if result.get("version") is None and (refused := result.get("refused_versions")):
+        shown = ", ".join(refused[:10]) + (f" and {len(refused) - 10} more" if len(refused) > 10 else "")
+        lines[0] = f"{result['purl']} is allowed but for {shown}"
+    if len(result.get("instances") or ()) > 1:
+        lines.append(f"  from     {result['instance']}")
     if result.get("held"):
         size = result.get("size")
         lines.append("  held     yes" + (f", {size_text(size)}" if isinstance(size, int) else ""))
     else:
         lines.append("  held     no")
-    if result.get("digest"):
+    if result.get("digest") and result.get("version") is not None:
         lines.append(f"  digest   {result['digest']}")
     if result.get("bound_at") is not None:
         lines.append(f"  bound    {time_text(result['bound_at'])}")

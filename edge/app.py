@@ -61,8 +61,15 @@ async def serve(
         server = _server(settings, node, hot)
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_control, settings.data / SOCKET, node.service.commands())
+            service = node.service
             nursery.start_soon(
-                watch_rules, loaded.watch_path, _load_rules, node.service.set_rules, node.metrics, node.service.rules
+                watch_rules,
+                loaded.watch_path,
+                _load_rules,
+                service.set_rules,
+                node.metrics,
+                service.rules,
+                service.set_rules_trouble,
             )
             serving = await nursery.start(_serve, server, listeners)
             nursery.start_soon(_stop_on_signal, server, serving)

@@ -20,11 +20,11 @@ from .files import Delivery, Files
 from .flights import Flights
 from .groups import Groups, members_for
 from .metrics import Metrics
-from .model import Clock, Digest, File, Hold, Page, Refuse, Relay
+from .model import Allow, Clock, Digest, File, Hold, Page, Refuse, Relay
 from .notes import Notes
 from .pages import ABSENT, Pages, PageView
 from .policy.purls import parse_purl
-from .policy.rules import Rule, judge
+from .policy.rules import Rule, judge, verdicts
 from .registries import Registry
 from .relays import Relays
 from .sources import Source
@@ -72,6 +72,7 @@ class Service:
         removal_confirm_s: float = 60.0,
         upstream_since: Mapping[str, float] | None = None,
     ) -> None:
+        self.rules_trouble = ""
         self.registries = registries
         self.metrics = metrics
         self.clock = clock
@@ -150,6 +151,10 @@ class Service:
         """Put rules in force, at once and on every path."""
         self._pages.set_rules(rules)
         self.metrics.rules.set(len(rules))
+
+    def set_rules_trouble(self, reason: str) -> None:
+        """Say why the rules file is not in force, for whoever asks how the node is; ``""`` once it is."""
+        self.rules_trouble = reason
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -280,12 +285,17 @@ class Service:
     async def why(self, purl: str) -> dict[str, object]:
         """Explain what this node would do with a project or version, without asking upstream. ``ValueError`` for a bad purl."""
         kind, project, version = parse_purl(purl)
-        answers = [await self._why(registry, name, version) for registry, name in self._instances(kind, project)]
+        instances = self._instances(kind, project)
+        asked = members_for([registry for registry, _ in instances], instances[0][1])
+        answers = [await self._why(registry, name, version) for registry, name in instances if registry in asked or not asked]
+        # The one that has it speaks first.
+        answers.sort(key=lambda answer: (not answer["held"], answer["page"] is None))
         return {"purl": purl, **answers[0], "instances": answers} if len(answers) > 1 else {"purl": purl, **answers[0]}
 
     async def _why(self, registry: Registry, project: str, version: str | None) -> dict[str, object]:
         page = Page(registry.name, project)
         held = await self._pages.held(page)
+        bindings = await self._catalog.bindings(registry.name, project)
         files: list[dict[str, object]] = [
             {
                 "file": binding.file.filename,
@@ -295,11 +305,14 @@ class Service:
                 "bound_at": _time(binding.bound_at),
                 "held": await self._catalog.held(binding.digest) is not None,
             }
-            for binding in await self._catalog.bindings(registry.name, project)
+            for binding in bindings
             if version is None or _same_version(registry, binding.file.version, version)
         ]
         verdict = judge(self.rules, registry, project, version) if version is not None else None
-        refused = sorted(held.view.restrictions) if held is not None and held.view is not None else []
+        # What is listed, and what was had without a listing.
+        listed = verdicts(self.rules, registry, held.listing) if held is not None and held.listing is not None else {}
+        had = {binding.file.version for binding in bindings}
+        refused = sorted({*listed, *(one for one in had if not isinstance(judge(self.rules, registry, project, one), Allow))})
         about = f"{registry.name}:{project}:"
         events = [e for e in await self._catalog.events(1000) if e.subject.startswith(about)][:20]
         first = files[0] if files else {}
@@ -399,6 +412,7 @@ class Service:
             "store": {"state": self._blobs.state(), "bytes": await self._catalog.held_bytes()},
             "flights": self._flights.statistics(),
             "rules": [{"name": rule.name, "reason": rule.reason} for rule in self.rules],
+            "rules_file": self.rules_trouble or "in force",
             "events": [
                 {"at": _time(e.at), "kind": e.kind, "subject": e.subject, "detail": e.detail}
                 for e in await self._catalog.events(10)

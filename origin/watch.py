@@ -34,8 +34,11 @@ async def watch_rules(
     apply: Callable[[Sequence[Rule]], None],
     metrics: Metrics,
     rules: Sequence[Rule],
+    trouble: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Apply ``load(path)`` after each change of the file, until cancelled. ``rules`` are those in force at the start.
+
+    ``trouble`` is told why the file is not in force, ``""`` once it is.
 
     A file that is gone, empty or refused by ``load`` (``ValueError``) leaves the rules as they are: dropping a refusal must be somebody's
     decision, not an accident of an editor. For the same reason a file is read only once it has kept still for an interval: many
@@ -54,10 +57,12 @@ async def watch_rules(
             except (ValueError, OSError) as error:
                 if existed:
                     metrics.rules_invalid.set(1)
+                    trouble(str(error))
                     log.warning("the rules stay as they were: %s", error)
             else:
                 existed = True
                 metrics.rules_invalid.set(0)
+                trouble("")
                 if found is not None and found != in_force:
                     apply(found)
                     in_force = found

@@ -390,12 +390,12 @@ def _repaired(listing: Packument, tags: Mapping[str, Any], removed: Collection[s
 
 
 def _successor(listing: Packument, gone: str, removed: Collection[str]) -> str | None:
-    """Which remaining version is the latest now: the highest that is stable and not deprecated, if possible published before ``gone``.
+    """Which remaining version is the latest now: the highest that is stable and not deprecated, if possible below ``gone``.
 
-    Failing that a deprecated one, a pre-release, or whatever is left.
+    By order and not by date: what lies above was not the latest when ``gone`` was, and mirrors upstream make dates up. Failing that a
+    deprecated one, a pre-release, or whatever is left.
     """
-    published = {entry.file.version: entry.published for entry in listing.entries.values()}
-    before = published.get(gone)
+    limit = names.version_key(gone)
     ranked: list[tuple[bool, names.Key, str]] = []
     last = None
     for version in listing.versions:
@@ -404,8 +404,7 @@ def _successor(listing: Packument, gone: str, removed: Collection[str]) -> str |
         last = version
         key = names.version_key(version)
         if key is not None:
-            when = published.get(version)
-            ranked.append((before is not None and when is not None and when < before, key, version))
+            ranked.append((limit is not None and key < limit, key, version))
     ranked.sort(reverse=True)
     stable = [version for _, key, version in ranked if names.is_stable(key)]
     for version in stable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -80,6 +81,21 @@ def test_a_client_resolves_from_both_repositories(
     assert result.files[mine.coordinate].read_bytes() == mine.jar.content
     assert estate.company.count(path=f"*/{group.replace('.', '/')}/*") == 0
     assert estate.public.count(path="*/com/company/*") == 0
+
+
+def test_who_has_a_file_of_several_repositories_is_told(estate: Estate, jars: Jars, group: str, own: str) -> None:
+    theirs, mine = jars.component(f"{group}:lib:1.0"), jars.component(f"{own}:lib:1.0")
+    estate.public.publish(theirs)
+    estate.company.publish(mine)
+    for one, instance in ((theirs, "maven"), (mine, "company")):
+        assert get(estate.edge, one.jar.path).status == 200
+        purl = f"pkg:maven/{one.coordinate.rpartition(':')[0].replace(':', '/')}"
+        told = json.loads(estate.edge.command("why", f"{purl}@1.0", "--json").stdout)
+        assert (told["instance"], told["held"]) == (instance, True)
+        assert "held     yes" in estate.edge.command("why", f"{purl}@1.0").stdout
+        estate.edge.set_rules(Rule(f"{purl}@1.0", "no more"))
+        wait_until(lambda purl=purl: "allowed but for 1.0" in estate.edge.command("why", purl).stdout)  # type: ignore[misc]
+        estate.edge.set_rules()
 
 
 def test_prefixes_of_several_repositories_are_nobodys(estate: Estate) -> None:

@@ -34,6 +34,10 @@ class Watched:
         self.path = path
         self.metrics = Metrics()
         self.applied: list[list[str]] = []
+        self.trouble = ""
+
+    def tell(self, reason: str) -> None:
+        self.trouble = reason
 
     def apply(self, rules: Sequence[Rule]) -> None:
         self.applied.append([r.match.name for r in rules])
@@ -46,7 +50,7 @@ class Watched:
 async def watched(path: Path, *in_force: str) -> AsyncIterator[Watched]:
     w = Watched(path)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch_rules, path, load, w.apply, w.metrics, [rule(match) for match in in_force])
+        nursery.start_soon(watch_rules, path, load, w.apply, w.metrics, [rule(match) for match in in_force], w.tell)
         await trio.sleep(0.9)
         yield w
         nursery.cancel_scope.cancel()
@@ -96,10 +100,12 @@ async def test_a_file_that_is_gone_empty_or_wrong_keeps_the_last_rules_and_says_
             await trio.sleep(0.9)
             assert w.applied == []
             assert w.is_invalid()
+            assert str(path) in w.trouble or "!" in w.trouble
         path.write_text(TWO)
         await trio.sleep(0.9)
         assert w.applied == [["two"]]
         assert not w.is_invalid()
+        assert w.trouble == ""
 
 
 async def test_a_file_being_written_is_not_read_until_it_keeps_still(tmp_path: Path, autojump_clock: MockClock) -> None:
