@@ -7,6 +7,7 @@ out unless ``LEEWARD_LIVE=1``: it needs the network and the registry's good heal
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +55,12 @@ def checked(result: Result) -> Result:
 
 
 def install(edge: Edge, scratch: Path, client: Client) -> Result:
-    return checked(project_of(edge, scratch, client).install(DEPENDENCIES, timeout_s=300))
+    project = project_of(edge, scratch, client)
+    try:
+        return checked(project.install(DEPENDENCIES, timeout_s=300))
+    finally:
+        # Tens of thousands of files each: to delete them all at the end would take minutes.
+        shutil.rmtree(project.directory)
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
