@@ -22,9 +22,9 @@ from tests.npm_stage import start_mirror
 npm = npm_stage.npm
 
 READ = {
-    "npm": ["ping", "publish", "install", "ci", "info", "dist-tags"],
+    "npm": ["ping", "publish", "install", "ci", "info", "dist-tags", "audit", "search", "scenario:tarballs"],
     "pnpm": ["publish", "install", "info"],
-    "yarn-modern": ["publish", "install", "info"],
+    "yarn-modern": ["publish", "install", "ci", "info"],
 }
 """By manager, which of its tests are run: those that install, and those that read what there is to install."""
 
