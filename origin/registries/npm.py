@@ -35,7 +35,7 @@ from . import Judge, Options, npm_json
 from . import npm_documents as documents
 from . import npm_names as names
 from . import npm_signatures as signatures
-from .plain import Plain
+from .plain import Plain, quality_of
 
 FULL = "application/json"
 ABBREVIATED = "application/vnd.npm.install-v1+json"
@@ -442,20 +442,8 @@ def _negotiate(accept: str) -> str:
     for member in accept.lower().split(","):
         media_range, *parameters = [piece.strip() for piece in member.split(";")]
         if media_range in qualities:
-            qualities[media_range] = max(qualities[media_range], _quality(parameters))
+            qualities[media_range] = max(qualities[media_range], quality_of(parameters))
     return ABBREVIATED if qualities[ABBREVIATED] > max(qualities[FULL], 0.0) else FULL
-
-
-def _quality(parameters: Sequence[str]) -> float:
-    for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        if key.strip() == "q":
-            try:
-                quality = float(value)
-            except ValueError:
-                return 0.0
-            return quality if 0 <= quality <= 1 else 0.0
-    return 1.0
 
 
 def _http_date(text: str | None) -> float:

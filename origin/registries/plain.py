@@ -69,3 +69,16 @@ class Plain:
 
     def relay_life_s(self, relay: Relay) -> float:
         return 0.0
+
+
+def quality_of(parameters: Sequence[str]) -> float:
+    """The weight among a media range's parameters: 1 if there is none, 0 if it is none. Source: RFC 9110 §12.4.2."""
+    for parameter in parameters:
+        key, _, value = parameter.partition("=")
+        if key.strip() == "q":
+            try:
+                quality = float(value)
+            except ValueError:
+                return 0.0
+            return quality if 0 <= quality <= 1 else 0.0
+    return 1.0

@@ -36,7 +36,7 @@ from . import Options, slices
 from . import pypi_documents as documents
 from . import pypi_html as html
 from . import pypi_names as names
-from .plain import Plain
+from .plain import Plain, quality_of
 
 JSON = "application/vnd.pypi.simple.v1+json"
 HTML = "application/vnd.pypi.simple.v1+html"
@@ -417,7 +417,7 @@ def _negotiate(view: str, accept: str, query: str) -> str:
     qualities: dict[str, tuple[int, float]] = {}
     for member in accept.split(","):
         media_range, *parameters = [piece.strip().lower() for piece in member.split(";")]
-        quality = _quality(parameters)
+        quality = quality_of(parameters)
         # "The most specific reference has precedence" (RFC 9110 §12.5.1)
         for variant, precedence in _meant(media_range, variants, _DEFAULTS[view]):
             if precedence > qualities.get(variant, (0, 0.0))[0]:
@@ -436,15 +436,3 @@ def _meant(media_range: str, variants: Sequence[str], default: str) -> list[tupl
     if media_range.endswith("/*"):
         return [(variant, 2) for variant in variants if variant.startswith(media_range[:-1])]
     return []
-
-
-def _quality(parameters: Sequence[str]) -> float:
-    for parameter in parameters:
-        key, _, value = parameter.partition("=")
-        if key.strip() == "q":
-            try:
-                quality = float(value)
-            except ValueError:
-                return 0.0
-            return quality if 0 <= quality <= 1 else 0.0
-    return 1.0
