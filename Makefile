@@ -16,7 +16,8 @@ JVM_CLIENTS := .tools/jvm
 HASHED := --require-hashes --no-deps
 
 # Programs the suite drives, each with the Debian package it comes from.
-TEST_PROGRAMS := strace:strace node:nodejs npm:npm mvn:maven javac:default-jdk-headless gradle:gradle gpg:gnupg
+TEST_PROGRAMS := strace:strace node:nodejs npm:npm mvn:maven javac:default-jdk-headless gradle:gradle gpg:gnupg openssl:openssl h2load:nghttp2-client \
+	ip:iproute2 nft:nftables
 BENCH_PROGRAMS := gcc:gcc taskset:util-linux
 # Linkable C needs headers too, which `command -v` cannot see; they come along with gcc.
 EXTRA_gcc := libc6-dev

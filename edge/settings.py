@@ -38,10 +38,13 @@ DEFAULT_LISTEN = "127.0.0.1:8080"
 class ProxySettings(Table, frozen=True, kw_only=True):
     """The proxy face: whether foreign hosts are tunnelled, which private networks tunnels may reach, who may use it.
 
-    ``users`` maps a name to its password.
+    ``tunnel`` is for ``CONNECT`` to hosts that no registry here has, ``forward`` for plain HTTP to them, uncached. Neither
+    reaches loopback, link-local or private addresses, but for the networks in ``allow``. ``users`` maps a name to its password; with none,
+    whoever reaches the port may use it.
     """
 
     tunnel: bool = True
+    forward: bool = True
     allow: tuple[str, ...] = ()
     users: Mapping[str, str] = msgspec.field(default_factory=dict)
 
@@ -133,15 +136,11 @@ def _require_supported(layers: Layers, settings: EdgeSettings) -> None:
     asked = {
         "origin": settings.origin is not None,
         "siblings": bool(settings.siblings),
-        "tls": settings.tls.cert is not None,
         "direct": settings.direct,
-        "proxy": settings.proxy != ProxySettings(),
     }
     for name, is_set in asked.items():
         if is_set:
-            raise layers.error(
-                (name,), "this release serves the mirror face over plain HTTP from the registries only; leave it out"
-            )
+            raise layers.error((name,), "this release asks the registries only; leave it out")
 
 
 def _check_url(layers: Layers, path: tuple[str | int, ...], url: str) -> None:

@@ -129,10 +129,14 @@ class ServerSettings(Table, frozen=True, kw_only=True):
 
 
 class TLSSettings(Table, frozen=True, kw_only=True):
-    """The certificate the node shows. Both or neither."""
+    """The certificate the node shows, with its chain, and its key, both PEM; both or neither. Changed files are read again by themselves.
+
+    With them the listener takes TLS and plain HTTP (which proxy clients need) on the same port, unless ``only`` is set.
+    """
 
     cert: Path | None = None
     key: Path | None = None
+    only: bool = False
 
 
 class StoreSettings(Table, frozen=True, kw_only=True):

@@ -12,10 +12,13 @@ no ETag), ``If-Range`` and ``Range`` to any 200 that carries an ``ETag`` — ran
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from ..model import Body, Headers
+import trio
+
+from ..model import Body, Face, Headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,9 @@ class Request:
     ``base`` is the external base URL the client used (``http://127.0.0.1:8080``), from a closed list; ``listed`` is False
     if its Host is not on the list: the answer may be rendered but never kept. ``client`` is the address of the client, seen through
     trusted proxies. ``body`` is whole, within the limit.
+
+    ``face`` is ``"proxy"`` for a request inside an intercepted tunnel: then ``base`` is the site the client believes it speaks to
+    (``https://pypi.test``). One in absolute form came to the mirror face, and is the handler's to tell apart.
     """
 
     method: str
@@ -36,6 +42,7 @@ class Request:
     version: str = "1.1"
     body: bytes = b""
     scope: str = ""
+    face: Face = "mirror"
 
     def header(self, name: str) -> str | None:
         """The field's value, several joined by ``", "``; ``name`` in lower case."""
@@ -43,11 +50,38 @@ class Request:
         return ", ".join(values) if values else None
 
 
+@dataclass(frozen=True, slots=True)
+class Intercept:
+    """After this answer to ``CONNECT`` the client speaks TLS, and finds ``site`` here: ``https://pypi.test``, with a port if it is not 443.
+
+    ``context`` has the certificate, and says by ALPN what is spoken.
+    """
+
+    site: str
+    context: ssl.SSLContext
+
+
+@dataclass(slots=True)
+class Splice:
+    """After this answer, if it is one to ``CONNECT``, or instead of it, the client is joined with somebody else.
+
+    ``stream`` is connected, and the server's to close. ``preface`` goes there first. ``answers_only`` lets nothing more through from the
+    client: it sent one request, which ``preface`` is, and no other may follow it. ``ended(sent, received)`` is called once, with the bytes
+    that went to ``stream`` and came from it.
+    """
+
+    stream: trio.SocketStream
+    preface: bytes = b""
+    answers_only: bool = False
+    ended: Callable[[int, int], None] | None = None
+
+
 @dataclass(slots=True)
 class Response:
     """One answer. Header names are written as given. ``reason`` is short ASCII, ``""`` for the standard phrase.
 
-    ``delivered(sent_bytes, complete)`` is called once, when the body went out or the connection ended.
+    ``delivered(sent_bytes, complete)`` is called once, when the body went out or the connection ended. ``onward`` is what the connection
+    turns into afterwards (HTTP/1.1 only): nothing further on it is a request of this one's kind.
     """
 
     status: int
@@ -56,6 +90,7 @@ class Response:
     reason: str = ""
     close: bool = False
     delivered: Callable[[int, bool], None] | None = None
+    onward: Intercept | Splice | None = None
 
     def header(self, name: str) -> str | None:
         """The first value of a field, by lower-case name."""

@@ -14,9 +14,9 @@ import trio
 
 from ..errors import Unavailable
 from ..model import Arriving, Body, Clock
-from . import Handler, Request, Response
+from . import Handler, Intercept, Request, Response, Splice
 from .h1 import Dechunker, Head, Malformed, check_beginning, check_response, http_date, parse_head, write_head
-from .hosts import Hosts
+from .hosts import Hosts, Standings
 from .limits import Limits
 from .problems import respond
 from .ranges import apply
@@ -43,13 +43,14 @@ class Gone(Exception):
 class Peer:
     """One connection's side of a conversation. ``unread`` holds bytes received and not yet understood.
 
-    ``gone`` tells that the client will send nothing more; it may still read.
+    ``gone`` tells that the client will send nothing more; it may still read. ``hosts`` says whom it believes to speak to.
     """
 
-    __slots__ = ("address", "gone", "trusted", "unread", "wire")
+    __slots__ = ("address", "gone", "hosts", "trusted", "unread", "wire")
 
-    def __init__(self, wire: Wire, address: str, trusted: bool) -> None:
+    def __init__(self, wire: Wire, address: str, trusted: bool, hosts: Standings) -> None:
         self.wire = wire
+        self.hosts = hosts
         self.address = address
         self.trusted = trusted
         self.unread = b""
@@ -81,8 +82,8 @@ class House:
     cold_reads: trio.CapacityLimiter
 
 
-async def converse(house: House, peer: Peer) -> bool:
-    """Answer the request that ``peer.unread`` begins with; True if the connection may be used again.
+async def converse(house: House, peer: Peer) -> bool | Intercept | Splice:
+    """Answer the request that ``peer.unread`` begins with; True if the connection may be used again, or what it turns into.
 
     Raises ``Gone``, ``OSError``, ``Stalled`` or ``Truncated`` when the connection cannot go on; the caller closes it.
     """
@@ -110,6 +111,15 @@ async def converse(house: House, peer: Peer) -> bool:
 
         await _attended(peer, transfer, handle)
         assert response is not None
+        onward = response.onward
+        if onward is not None and (head.method != "CONNECT" or response.status < 300):
+            if head.method == "CONNECT":
+                # "A server MUST NOT send any Transfer-Encoding or Content-Length header fields in a 2xx (Successful) response to CONNECT"
+                # (RFC 9110 §9.3.6).
+                await transfer.head(write_head(response, date=http_date(house.clock()), length=None))
+            complete = True
+            response.onward = None  # the caller's from here on
+            return onward
         keep_alive = head.keep_alive and not response.close and not house.closing() and not peer.gone and not is_excessive
         # A handler that finds the missing body malformed says nothing that the client could use.
         if is_excessive and response.status <= 400:
@@ -133,6 +143,8 @@ async def converse(house: House, peer: Peer) -> bool:
     finally:
         if not isinstance(body, bytes):
             body.close()
+        if response is not None and isinstance(response.onward, Splice):
+            response.onward.stream.socket.close()  # nobody took it
         if response is not None and response.delivered is not None:
             response.delivered(transfer.sent if carried else 0, complete)
 
@@ -147,7 +159,7 @@ async def _read(house: House, peer: Peer, transfer: Transfer) -> tuple[Head, Req
         check_beginning(peer.unread, house.limits)
         raise Malformed("the request's head is incomplete")
     head = parse_head(peer.unread[: end + 4], house.limits)
-    standing = house.hosts.standing(head, peer.address, peer.trusted)
+    standing = peer.hosts.standing(head, peer.address, peer.trusted)
     peer.unread = peer.unread[end + 4 :]
     body = b""
     is_excessive = head.length is not None and head.length > house.limits.body_bytes
@@ -168,6 +180,7 @@ async def _read(house: House, peer: Peer, transfer: Transfer) -> tuple[Head, Req
         version=head.version,
         body=body,
         scope=house.scope(", ".join(head.values("authorization")) or None),
+        face=standing.face,
     )
     return head, request, is_excessive
 

@@ -19,8 +19,10 @@ from collections import deque
 import trio
 
 from ..metrics import Metrics
+from . import Intercept, Splice
 from .conversation import Gone, House, Peer, converse
 from .h1 import Malformed, check_beginning, http_date
+from .hosts import Standings
 from .hot import (
     LIMIT_BLOCK_BYTES,
     Facts,
@@ -33,6 +35,7 @@ from .hot import (
     without_condition,
 )
 from .sending import Stalled, Transfer, Truncated
+from .splice import splice
 from .wire import PlainWire, Wire
 
 _log = logging.getLogger(__name__)
@@ -74,8 +77,8 @@ class Connection(Peer):
         "stamp",
     )
 
-    def __init__(self, wire: Wire, address: str, trusted: bool, recogniser: Recogniser, tick: int) -> None:
-        super().__init__(wire, address, trusted)
+    def __init__(self, wire: Wire, address: str, trusted: bool, hosts: Standings, recogniser: Recogniser, tick: int) -> None:
+        super().__init__(wire, address, trusted, hosts)
         self.fd = wire.fileno()
         self.recv = wire.recv_nowait
         self.send = wire.send_nowait
@@ -258,7 +261,9 @@ class Door:
                     self._hot.forget_facts()
                 address = str(peer[0])
                 trusted = self._house.hosts.trusts(address)
-                connection = Connection(PlainWire(sock), address, trusted, self._recognisers[trusted], self._wheel.tick)
+                connection = Connection(
+                    PlainWire(sock), address, trusted, self._house.hosts, self._recognisers[trusted], self._wheel.tick
+                )
                 self._epoll.register(connection.fd, select.EPOLLIN)
             except OSError:
                 sock.close()
@@ -503,7 +508,14 @@ class Door:
     async def _converse(self, connection: Connection) -> None:
         keep = False
         try:
-            keep = await converse(self._house, connection)
+            outcome = await converse(self._house, connection)
+            match outcome:
+                case bool():
+                    keep = outcome
+                case Splice():
+                    await splice(self._house, connection, outcome)
+                case Intercept():
+                    raise NotImplementedError
         except Stalled:
             # What the kernel holds for such a peer is given up too.
             connection.wire.abort()

@@ -6,8 +6,10 @@ import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urlsplit
 
+from ..model import Face
 from .h1 import Head, Malformed
 
 # RFC 3986 §3.2.2 without percent-encoding: a name, an IPv4 address or a bracketed IPv6 address, and perhaps a port.
@@ -25,6 +27,34 @@ class Standing:
     base: str
     listed: bool
     client: str
+    face: Face = "mirror"
+
+
+class Standings(Protocol):
+    """Says how requests on a connection reach us: ``Hosts`` for one that was accepted, ``Site`` inside an intercepted tunnel."""
+
+    def standing(self, head: Head, peer: str, trusted: bool) -> Standing:
+        """Settle base, face and client for one request. Raises ``Malformed`` for an invalid Host."""
+        ...
+
+
+class Site:
+    """The one site that a client found in its tunnel: ``https://pypi.test``, with a port if it is not 443."""
+
+    def __init__(self, base: str) -> None:
+        self.base = base
+        self._scheme, _, self._authority = base.partition("://")
+
+    def standing(self, head: Head, peer: str, trusted: bool) -> Standing:
+        """As the protocol has it. A Host that is not this site's is not answered here: 421 (RFC 9110 §15.5.20)."""
+        authority = (head.values("host") or [""])[0]
+        if head.target[:1] not in ("/", "*"):
+            raise Malformed("only requests in origin form here")
+        if not authority and head.version == "1.0":
+            return Standing(self.base, True, peer, "proxy")
+        if _authority(authority, self._scheme) != self._authority:
+            raise Malformed(f"this connection is for {self._authority}", 421)
+        return Standing(self.base, True, peer, "proxy")
 
 
 class Hosts:

@@ -15,10 +15,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 from ..metrics import Tally
-from ..model import Headers, Validity
+from ..model import Face, Headers, Validity
 from . import Request, Response
 from .h1 import Head, Malformed, head_lines, parse_head
-from .hosts import Hosts
+from .hosts import Standings
 from .limits import Limits
 from .ranges import matches_weakly
 
@@ -49,6 +49,7 @@ type Pages = dict[bytes, dict[bytes, Rendered]]
 class Rendered:
     """One document in one coding, ready to be sent. ``whole`` and ``brief`` are messages for the second ``second``.
 
+    ``fields`` are the header fields of a ``200``, without those that the server adds.
     ``body`` is one immutable copy for all seconds and all readers. It stands at the end of ``whole`` too, unless ``is_apart``: then
     ``whole`` is the head alone.
     """
@@ -59,6 +60,7 @@ class Rendered:
         "body",
         "brief",
         "etag",
+        "fields",
         "is_apart",
         "line",
         "pages",
@@ -74,6 +76,7 @@ class Rendered:
         # On a hit the page is fresh, whatever the first answer's Cache-Status told of the way it took.
         response = Response(200, [(n, "leeward; hit" if n.lower() == "cache-status" else v) for n, v in response.headers])
         brief = Response(304, [(n, v) for n, v in response.headers if n.lower() in _KEPT_BY_304])
+        self.fields = tuple(response.headers)
         self.body = body
         self.is_apart = len(body) > JOINED_BYTES
         self._whole_rest = f"\r\n{head_lines(response)}Content-Length: {len(body)}\r\n\r\n".encode("latin-1")
@@ -112,7 +115,7 @@ class HotPages:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
-        self._groups: dict[tuple[str, str], Pages] = {}
+        self._groups: dict[tuple[Face, str, str], Pages] = {}
         self._ring: OrderedDict[Rendered, None] = OrderedDict()
         self._evicted = 0
         self.epoch = object()
@@ -131,7 +134,7 @@ class HotPages:
         wish = wish_of(request.headers)
         if len(body) > self._limit_bytes // 8 or len(wish) > LIMIT_WISH_BYTES:
             return
-        pages = self.pages(request.base, request.scope)
+        pages = self.pages(request.face, request.base, request.scope)
         line = f"GET {request.target} HTTP/1.1\r\n".encode("latin-1")
         variants = pages.setdefault(line, {})
         tag = etag.encode("latin-1")
@@ -150,9 +153,23 @@ class HotPages:
             self._unlink(variants, next(iter(variants)))
         self._evict()
 
-    def pages(self, base: str, scope: str) -> Pages:
-        """The answers kept for one base and scope: the same dictionary until ``clear``."""
-        return self._groups.setdefault((base, scope), {})
+    def pages(self, face: Face, base: str, scope: str) -> Pages:
+        """The answers kept for one face, base and scope: the same dictionary until ``clear``."""
+        return self._groups.setdefault((face, base, scope), {})
+
+    def ready(self, request: Request, now: float) -> Rendered | None:
+        """The kept answer to a request that was parsed by somebody else (HTTP/2): a plain ``GET``, conditions and ranges apart."""
+        if not request.listed or request.method != "GET":
+            return None
+        variants = self.pages(request.face, request.base, request.scope).get(
+            f"GET {request.target} HTTP/1.1\r\n".encode("latin-1")
+        )
+        rendered = variants.get(wish_of(request.headers)) if variants else None
+        if rendered is None or rendered.validity.holds(now):
+            return rendered
+        if not rendered.validity.valid:
+            self.drop(rendered)
+        return None
 
     def drop(self, rendered: Rendered) -> None:
         """Forget an answer that will never hold again."""
@@ -247,7 +264,9 @@ _PLAIN = re.compile(rb"[\x20-\x7e]*")
 class Recogniser:
     """Tells what raw header blocks mean. One per kind of peer: a trusted proxy's forwarded fields change what a block means."""
 
-    def __init__(self, hot: HotPages, hosts: Hosts, limits: Limits, trusted: bool, scope: Callable[[str | None], str]) -> None:
+    def __init__(
+        self, hot: HotPages, hosts: Standings, limits: Limits, trusted: bool, scope: Callable[[str | None], str]
+    ) -> None:
         self._hot = hot
         self._hosts = hosts
         self._limits = limits
@@ -269,7 +288,7 @@ class Recogniser:
                 standing = self._hosts.standing(head, "", self._trusted)
                 if standing.listed:
                     scope = self._scope(", ".join(head.values("authorization")) or None)
-                    facts = Facts(self._hot.epoch, self._hot.pages(standing.base, scope), wish_of(head.headers))
+                    facts = Facts(self._hot.epoch, self._hot.pages(standing.face, standing.base, scope), wish_of(head.headers))
         except Malformed:
             pass  # read in full again, and refused there
         if len(block) <= LIMIT_BLOCK_BYTES:

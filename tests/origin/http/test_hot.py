@@ -447,14 +447,14 @@ def test_the_store_stays_within_its_bytes_and_passes_over_what_was_used() -> Non
     validity, tally = Validity(9e9), Tally()
     for number in range(5):
         hot.keep(_request(f"/{number}"), _page(10_000), validity, tally)
-    used = hot.pages("http://127.0.0.1", "")[b"GET /0 HTTP/1.1\r\n"]
+    used = hot.pages("mirror", "http://127.0.0.1", "")[b"GET /0 HTTP/1.1\r\n"]
     for second in range(200):
         for rendered in used.values():
             rendered.refresh(second, b"d" * 29)
         hot.keep(_request(f"/n{second}"), _page(10_000), validity, tally)
         assert hot.statistics()["bytes"] <= 200_000
-    assert b"GET /0 HTTP/1.1\r\n" in hot.pages("http://127.0.0.1", "")
-    assert hot.statistics()["answers"] == len(hot.pages("http://127.0.0.1", ""))
+    assert b"GET /0 HTTP/1.1\r\n" in hot.pages("mirror", "http://127.0.0.1", "")
+    assert hot.statistics()["answers"] == len(hot.pages("mirror", "http://127.0.0.1", ""))
     assert hot.statistics()["evicted"] > 150
 
 
@@ -472,7 +472,7 @@ def test_ways_of_asking_are_bounded_and_share_the_answer() -> None:
     for number in range(200):
         hot.keep(_request("/a", accept=f"text/{number}"), _page(1000), validity, Tally())
         assert hot.statistics()["answers"] == 1
-    variants = hot.pages("http://127.0.0.1", "")[b"GET /a HTTP/1.1\r\n"]
+    variants = hot.pages("mirror", "http://127.0.0.1", "")[b"GET /a HTTP/1.1\r\n"]
     assert len(variants) == LIMIT_PAIRS
     hot.keep(_request("/a", accept="x" * 2000), _page(1000), validity, Tally())
     assert len(variants) == LIMIT_PAIRS
