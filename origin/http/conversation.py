@@ -71,7 +71,11 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """What all conversations of a server share. ``closing`` tells whether answers should ask clients to leave."""
+    """What all conversations of a server share.
+
+    ``closing`` tells whether answers should ask clients to leave. ``draining`` is set when the server drains: whoever holds a connection
+    for long (HTTP/2, a tunnel) waits for it, and ends in order; what still runs ``limits.drain_s`` later is cut.
+    """
 
     handler: Handler
     hosts: Hosts
@@ -80,6 +84,7 @@ class House:
     scope: Callable[[str | None], str]
     closing: Callable[[], bool]
     cold_reads: trio.CapacityLimiter
+    draining: trio.Event
 
 
 async def converse(house: House, peer: Peer) -> bool | Intercept | Splice:

@@ -22,6 +22,7 @@ from ..metrics import Metrics
 from . import Intercept, Splice
 from .conversation import Gone, House, Peer, converse
 from .h1 import Malformed, check_beginning, http_date
+from .h2 import serve_h2
 from .hosts import Standings
 from .hot import (
     LIMIT_BLOCK_BYTES,
@@ -508,6 +509,9 @@ class Door:
     async def _converse(self, connection: Connection) -> None:
         keep = False
         try:
+            if connection.wire.spoken == "h2":
+                await serve_h2(self._house, connection, self._hot)
+                return
             outcome = await converse(self._house, connection)
             match outcome:
                 case bool():

@@ -11,7 +11,7 @@ class Limits:
 
     ``head_bytes`` and ``head_fields`` bound a request's head (431), ``target_bytes`` its target (414), ``body_bytes`` its body (413).
     A head must be complete ``head_s`` after its first byte (408), a body ``body_s`` after its head, and it may pause for
-    ``body_pause_s``; an idle connection closes after ``idle_s``. Beyond ``connections`` nobody is accepted until somebody leaves. A
+    ``body_pause_s``; a TLS handshake ends within ``handshake_s``; an idle connection closes after ``idle_s``. Beyond ``connections`` nobody is accepted until somebody leaves. A
     peer that takes less than ``slowest_bytes_per_s``, averaged over ``stall_s``, is dropped. ``drain_s`` is how long running answers
     may go on once the server drains.
     """
@@ -23,6 +23,7 @@ class Limits:
     head_s: float = 10
     body_pause_s: float = 30
     body_s: float = 60
+    handshake_s: float = 10
     idle_s: float = 75
     connections: int = 10_000
     slowest_bytes_per_s: int = 1024

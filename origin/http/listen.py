@@ -145,15 +145,16 @@ class Server:
         self._hot = hot
         self._metrics = metrics
         self._doors: list[Door] = []
-        self._draining = False
+        self._draining = trio.Event()
         self._house = House(
             handler=handler,
             hosts=Hosts(public_urls, trusted_proxies),
             limits=self.limits,
             clock=clock,
             scope=scope,
-            closing=lambda: self._draining,
+            closing=self._draining.is_set,
             cold_reads=trio.CapacityLimiter(_COLD_READS),
+            draining=self._draining,
         )
 
     async def serve(
@@ -179,7 +180,7 @@ class Server:
 
     async def drain(self) -> None:
         """Stop accepting, let running answers finish for ``limits.drain_s``, then cut them; ``serve`` returns."""
-        self._draining = True
+        self._draining.set()
         async with trio.open_nursery() as nursery:
             for door in list(self._doors):
                 nursery.start_soon(door.drain)

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import Literal, Protocol
+from typing import Protocol
 
-from .wire import Wire
-
-type Spoken = Literal["http/1.1", "h2"]
+from .wire import Spoken, Wire
 
 
 class Contexts(Protocol):
@@ -23,7 +21,9 @@ class Contexts(Protocol):
 class TLSWire(Wire):
     """One connection with TLS. ``spoken`` is what ALPN settled, ``http/1.1`` where the client offered nothing."""
 
-    spoken: Spoken
+    @property
+    def spoken(self) -> Spoken:
+        raise NotImplementedError
 
 
 def server_context(cert: str, key: str | None = None) -> ssl.SSLContext:

@@ -12,11 +12,17 @@ import select
 import socket
 import struct
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, Protocol
+
+type Spoken = Literal["http/1.1", "h2"]
+"""What is spoken on a connection."""
 
 
 class Wire(Protocol):
     """One accepted connection."""
+
+    @property
+    def spoken(self) -> Spoken: ...
 
     @property
     def recv_nowait(self) -> Callable[[int], bytes]:
@@ -67,6 +73,10 @@ class PlainWire:
         self.recv_nowait: Callable[[int], bytes] = sock.recv
         self.send_nowait: Callable[..., int] = sock.send
         self.send_parts_nowait: Callable[[tuple[bytes, bytes]], int] = sock.sendmsg
+
+    @property
+    def spoken(self) -> Spoken:
+        return "http/1.1"
 
     def fileno(self) -> int:
         return self._sock.fileno()
