@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from origin.app import Node, open_node
-from origin.control import Command, serve_control
+from origin.control import Command, Progress, serve_control
 from origin.http.hot import HotPages
 from origin.http.listen import Limits, Server, open_tcp
 from origin.policy.rules import Rule, parse_rule
@@ -23,6 +23,9 @@ from origin.watch import watch_rules
 from origin.words import listen_address
 
 from . import clients
+from .forward import Forward
+from .hosts import Hosts
+from .intercept import Interception
 from .mirror import Instance, Mirror
 from .render import Renderings
 from .settings import EdgeSettings, Loaded, load_rules
@@ -58,10 +61,16 @@ async def serve(
     async with open_node(settings.data, settings.registries, settings.upstream, settings.store) as node:
         node.service.set_rules(_rules(settings.rules))
         hot = HotPages(settings.store.memory_bytes)
-        server = _server(settings, node, hot)
+        proxy = _proxy(settings, node)
+        forward = _forward(settings, node, hot, proxy)
+        server = _server(settings, node, hot, forward)
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, settings.data / SOCKET, node.service.commands())
             service = node.service
+            await nursery.start(serve_control, settings.data / SOCKET, service.commands() | _commands(base, proxy))
+            if proxy is not None:
+                # Neither is waited for: whoever uses the mirror face needs no host learnt and no certificate made.
+                nursery.start_soon(proxy[0].run, service)
+                nursery.start_soon(proxy[1].run)
             nursery.start_soon(
                 watch_rules,
                 loaded.watch_path,
@@ -136,13 +145,41 @@ def _base_url(listener: socket.socket) -> str:
     return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
 
 
-def _server(settings: EdgeSettings, node: Node, hot: HotPages) -> Server:
+def _proxy(settings: EdgeSettings, node: Node) -> tuple[Hosts, Interception] | None:
+    """What the proxy face needs; None if it is off."""
+    if not settings.proxy.enabled:
+        return None
+    try:
+        hosts = Hosts(node.registries, {name: registry.aliases for name, registry in settings.registries.items()})
+        return hosts, Interception(settings.data, hosts, node.service.clock)
+    except NotImplementedError:
+        return None
+
+
+def _commands(base: str, proxy: tuple[Hosts, Interception] | None) -> dict[str, Command]:
+    """The commands that only an edge has."""
+
+    async def alias(arguments: dict[str, object], _: Progress) -> object:
+        if proxy is None:
+            raise ValueError("the proxy face is off: [proxy] enabled is false")
+        instance, host = str(arguments.get("instance", "")), str(arguments.get("host", ""))
+        proxy[0].add_alias(instance, host)
+        return {"instance": instance, "host": host}
+
+    return {"alias": alias}
+
+
+def _forward(settings: EdgeSettings, node: Node, hot: HotPages, proxy: tuple[Hosts, Interception] | None) -> Forward:
     paths: dict[str, list[Registry]] = {}
     for name, registry in settings.registries.items():
         paths.setdefault(registry.path, []).append(node.registries[name])
     instances = [Instance(tuple(members), path) for path, members in paths.items()]
     renderings = Renderings(settings.store.memory_bytes, trio.CapacityLimiter(2))
     mirror = Mirror(instances, node.service, renderings, hot, node.metrics, node.deployment)
+    return Forward(mirror, proxy)
+
+
+def _server(settings: EdgeSettings, node: Node, hot: HotPages, forward: Forward) -> Server:
     asked = settings.server.limits
     limits = Limits(
         head_bytes=asked.header_bytes,
@@ -155,7 +192,7 @@ def _server(settings: EdgeSettings, node: Node, hot: HotPages) -> Server:
         drain_s=settings.server.drain_s,
     )
     return Server(
-        mirror.handle,
+        forward.handle,
         hot,
         limits=limits,
         public_urls=settings.server.public_urls,

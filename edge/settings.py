@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,18 +35,26 @@ from origin.words import web_url
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
 
+USER = re.compile(r"[\x20-\x39\x3b-\x7e]+")
+"""What a proxy user may be named: in ``Basic`` credentials a name ends at the first colon (RFC 7617 §2)."""
+
 
 class ProxySettings(Table, frozen=True, kw_only=True):
     """The proxy face: whether foreign hosts are tunnelled, which private networks tunnels may reach, who may use it.
 
-    ``tunnel`` is for ``CONNECT`` to hosts that no registry here has, ``forward`` for plain HTTP to them, uncached. Neither
-    reaches loopback, link-local or private addresses, but for the networks in ``allow``. ``users`` maps a name to its password; with none,
+    ``enabled`` is for all of it: without it there is a mirror only, and no certificate authority is made. ``tunnel`` is for ``CONNECT`` to
+    hosts that no registry here has, ``forward`` for plain HTTP to them, uncached. Neither
+    reaches loopback, link-local or private addresses, but for the networks in ``allow``, nor ports below 1024 other than 80, 443 and
+    those in ``ports``. A tunnel in which nothing moves for ``idle_s`` is closed. ``users`` maps a name to its password; with none,
     whoever reaches the port may use it.
     """
 
+    enabled: bool = True
     tunnel: bool = True
     forward: bool = True
     allow: tuple[str, ...] = ()
+    ports: tuple[int, ...] = ()
+    idle_s: float = msgspec.field(default=600.0, name="idle")
     users: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
@@ -128,6 +137,12 @@ def _check(layers: Layers, settings: EdgeSettings) -> None:
             ipaddress.ip_network(network, strict=False)
         except ValueError as error:
             raise layers.error(("proxy", "allow", index), str(error)) from None
+    for index, port in enumerate(settings.proxy.ports):
+        if not 1 <= port <= 65535:
+            raise layers.error(("proxy", "ports", index), "must be from 1 to 65535")
+    for user in settings.proxy.users:
+        if not USER.fullmatch(user):
+            raise layers.error(("proxy", "users"), "a user name is printable ASCII without a colon, and not empty")
     _require_supported(layers, settings)
 
 

@@ -176,6 +176,7 @@ RANGES: Mapping[str, Mapping[str, tuple[str | int, str | int]]] = {
         "send_timeout": ("10ms", "1d"),
     },
     "ServerSettings": {"drain": ("0s", "1d")},
+    "ProxySettings": {"idle": ("1s", "1d"), "ports": (1, 65535)},
     "StoreSettings": {"limit": ("1kB", "1000PB"), "memory": ("0B", "1PB"), "spool_memory": ("0B", "1PB")},
 }
 """The least and the most each number may be, by table and key, as words of the settings file: beyond them a node cannot work."""
