@@ -7,7 +7,23 @@ its own that ends when it has signed: the serving process opens neither authorit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Where everything is, below a data directory."""
+
+    data: Path
+
+    @property
+    def directory(self) -> Path:
+        return self.data / "ca"
+
+    @property
+    def root(self) -> Path:
+        return self.directory / "root.pem"
 
 
 def root_of(directory: Path) -> bytes:
@@ -17,4 +33,9 @@ def root_of(directory: Path) -> bytes:
 
 def issue(directory: Path, hosts: Sequence[str], now: float) -> None:
     """Make what is missing or ends too soon for exactly these hosts: root, intermediate, leaves. Only the signer calls this."""
+    raise NotImplementedError
+
+
+def place(path: Path, content: bytes, mode: int) -> None:
+    """Put ``content`` at ``path``, whole or not at all, and on the disk before it is seen. Raises ``errors.Unusable`` with a sentence."""
     raise NotImplementedError
