@@ -12,14 +12,13 @@ from dataclasses import dataclass
 
 import trio
 
-from ..errors import Unavailable
 from ..model import Arriving, Body, Clock
 from . import Handler, Intercept, Request, Response, Splice
-from .h1 import Dechunker, Head, Malformed, check_beginning, check_response, http_date, parse_head, write_head
+from .answers import begun, is_bodiless, is_carried, may_begin, narrowed, told_length
+from .h1 import Dechunker, Head, Malformed, check_beginning, http_date, parse_head, write_head
 from .hosts import Hosts, Standings
 from .limits import Limits
 from .problems import respond
-from .ranges import apply
 from .sending import Stalled, Transfer, Truncated
 from .wire import Wire
 
@@ -32,7 +31,6 @@ _LINGER_BYTES = 1024 * 1024
 _EXCESS_LINGER_S = 10
 _EXCESS_LINGER_BYTES = 64 * 1024 * 1024
 _HALF_CLOSED_S = 10
-_RETRY_S = 5
 _LOOK_S = 1
 
 
@@ -130,14 +128,14 @@ async def converse(house: House, peer: Peer) -> bool | Intercept | Splice:
         if is_excessive and response.status <= 400:
             answer = respond(Malformed("the request's body is too large", 413), request)
         else:
-            answer = _narrowed(house, request, response)
-        if request.method == "HEAD" or answer.status in (204, 304):
+            answer = narrowed(request, response, house.clock())
+        if is_bodiless(request, answer):
             message = _written(house, request, answer, head, keep_alive)
         else:
             if isinstance(answer.body, Arriving):
                 answer = await _first_bytes(peer, transfer, request, answer, answer.body)
             message, outgoing = _written(house, request, answer, head, keep_alive), answer.body
-        carried = answer.status in (response.status, 206, 304)
+        carried = is_carried(answer, response)
         await _send(peer, transfer, message, outgoing)
         complete = answer.status < 500 or carried
         if is_excessive:
@@ -213,34 +211,14 @@ async def _read_body(house: House, peer: Peer, head: Head, transfer: Transfer) -
         raise Malformed("the request's body came too slowly", 408) from None
 
 
-def _narrowed(house: House, request: Request, response: Response) -> Response:
-    """The answer as conditions and ranges leave it."""
-    try:
-        answer = apply(request, response, house.clock())
-        check_response(answer)
-    except Exception as error:  # noqa: BLE001 - a header that would break out of its line, or the like: a mistake of ours
-        return respond(RuntimeError(str(error)), request)
-    return answer
-
-
 async def _first_bytes(peer: Peer, transfer: Transfer, request: Request, answer: Response, body: Arriving) -> Response:
-    """Wait until some of ``body`` may leave: a flight that fails before that can still be told as an error, instead of ending short.
-
-    Past ``body.hold_until`` the client is told to come back: it would give up by itself, without knowing when to try again.
-    """
-    flight = body.flight
-    if body.start >= body.stop or flight.releasable > body.start:
+    """The answer once its first bytes may leave, or the error that tells why none will; the client is watched meanwhile."""
+    if may_begin(body):
         return answer
 
     async def wait() -> None:
         nonlocal answer
-        try:
-            with trio.move_on_at(body.hold_until):
-                await flight.wait_beyond(body.start)
-            if flight.releasable <= body.start:
-                raise Unavailable("this part of the file is still being fetched", flight.estimate_s() or _RETRY_S)
-        except Exception as error:  # noqa: BLE001 - told to the client
-            answer = respond(error, request)
+        answer = await begun(request, answer, body)
 
     await _attended(peer, transfer, wait)
     return answer
@@ -252,18 +230,7 @@ def _written(house: House, request: Request, answer: Response, head: Head, keep_
         connection = "close"
     else:
         connection = "keep-alive" if head.version == "1.0" else ""
-    return write_head(answer, date=http_date(house.clock()), length=_length(request, answer), connection=connection)
-
-
-def _length(request: Request, answer: Response) -> int | None:
-    if answer.status in (204, 304):
-        return None
-    if request.method == "HEAD" and not len(answer.body):
-        # A handler may know the length of what it need not open.
-        told = answer.header("content-length")
-        if told is not None and told.isascii() and told.isdigit():
-            return int(told)
-    return len(answer.body)
+    return write_head(answer, date=http_date(house.clock()), length=told_length(request, answer), connection=connection)
 
 
 async def _send(peer: Peer, transfer: Transfer, message: bytes, body: Body) -> None:
