@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 LIMIT_SEGMENT_BYTES = 255
 """The longest path segment, decoded: the longest name a file system takes."""
@@ -46,6 +47,21 @@ def parse(target: str, *, encoded_slash: bool = False) -> Target:
     path = path.removesuffix("/") if path != "/" else path
     segments = tuple(_segment(raw, encoded_slash) for raw in path.split("/")) if path else ()
     return Target(segments, query, slash)
+
+
+def beneath(target: str, url: str) -> str | None:
+    """``target``, in origin form, relative to the path of ``url``, which ends in ``/``: raw as it came, ``""`` for that path itself.
+
+    Compared decoded, segment by segment. None if it is not beneath. Raises ``ValueError`` for a malformed target.
+    """
+    if not target.startswith("/"):
+        raise ValueError(f"not in origin form: {_shown(target)}")
+    asked = parse(target, encoded_slash=True).segments
+    root = tuple(unquote(segment) for segment in urlsplit(url).path.split("/") if segment)
+    if asked[: len(root)] != root:
+        return None
+    path, mark, query = target[1:].partition("?")
+    return "/".join(path.split("/")[len(root) :]) + mark + query
 
 
 def _segment(raw: str, encoded_slash: bool) -> str:

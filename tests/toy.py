@@ -41,6 +41,7 @@ class Toy(Plain):
     def __init__(self, name: str, upstream: str) -> None:
         self.name = name
         self.upstream = upstream
+        self.sample = Page(name, "whistle")
 
     def resource(self, method: str, target: str) -> Resource | None:
         asked = targets.parse(target)

@@ -132,6 +132,30 @@ class Registry(Protocol):
         """The page that lists ``file``; None where no page does, and only upstream knows whether it exists."""
         ...
 
+    # -- the registry's own addresses, as clients that know nothing of us ask for them
+
+    @property
+    def sample(self) -> Page | None:
+        """A page that every upstream of the kind has, and that lists files: where those are, all are. None where nothing is elsewhere."""
+        ...
+
+    def meaning(self, target: str, *, files: bool) -> str | None:
+        """What a raw ``target`` in origin form, at one of the registry's hosts, means: a target as ``resource`` takes it.
+
+        ``files`` says that the host is one where files are kept, on which only files are looked for; else it is the upstream's own, or an
+        alias of it, and files may be there too. The inverse of ``locate``, without a listing: where the path does not tell a file's
+        project for certain, ``guesses`` of the resource tell of the others. None if the registry has nothing there.
+        Raises ``ValueError`` for a malformed target.
+        """
+        ...
+
+    def address(self, target: str) -> str:
+        """The absolute URL at the upstream of what ``target`` means here: of a page, or of where a ``Local`` redirects to.
+
+        Files are elsewhere, and have theirs from a listing.
+        """
+        ...
+
     # -- upstream
 
     def life_s(self, page: Page, fresh_s: float) -> float:

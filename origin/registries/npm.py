@@ -91,6 +91,8 @@ class NPM(Plain):
         self.name = name
         self.upstream = upstream if upstream.endswith("/") else upstream + "/"
         self.aliases = options.aliases
+        # Small, and beneath most of what there is.
+        self.sample = Page(name, "wrappy", "")
         self._root = urlsplit(self.upstream).path or "/"
         self._audit = options.audit
         self._keys = None if options.keys is None else signatures.read_keys(options.keys)
@@ -191,6 +193,20 @@ class NPM(Plain):
 
     def listing_page(self, file: File) -> Page:
         return Page(self.name, file.project, "")
+
+    # -- the registry's own addresses
+
+    def meaning(self, target: str, *, files: bool) -> str | None:
+        """As the protocol has it. Beneath the root everything is the registry's; elsewhere a tarball goes by the shape of its path."""
+        beneath = targets.beneath(target, self.upstream)
+        if beneath is not None and not files and self._reads(beneath) is not None:
+            return beneath
+        asked = targets.parse(target, encoded_slash=True)
+        try:
+            path = None if asked.slash else names.tarball_at(_flat(asked.segments))
+        except ValueError:
+            path = None
+        return names.in_url(path) if path is not None else None if files else beneath
 
     # -- upstream
 

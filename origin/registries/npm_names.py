@@ -75,6 +75,32 @@ def version_in(name: str, filename: str) -> str:
     return ""
 
 
+def tarball_at(segments: tuple[str, ...]) -> str | None:
+    """The path, ``<pkg>/-/<file>``, of the tarball that decoded segments of a URL's path lead to, whatever stands before; None if to none.
+
+    Beside the registry's own shape there are ``…/@scope/name/<version>/<anything>`` and ``…/<pkg>/<basename>-<version>.tgz``.
+    """
+    for at, segment in enumerate(segments[:-1]):
+        name = _name_before(segments[:at]) if segment == "-" else ""
+        if name:
+            return "/".join((name, *segments[at:]))
+    name = _name_before(segments[:-2])
+    if name.startswith("@") and version_key(segments[-2]) is not None:
+        filename = conventional(name, segments[-2])
+        return f"{name}/-/{filename}" if filename is not None else None
+    name = _name_before(segments[:-1])
+    if name and version_key(version_in(name, segments[-1])) is not None:
+        return f"{name}/-/{segments[-1]}"
+    return None
+
+
+def _name_before(segments: tuple[str, ...]) -> str:
+    """The package that decoded segments end with; empty if they end with none."""
+    size = 2 if len(segments) > 1 and segments[-2].startswith("@") else 1
+    name = "/".join(segments[-size:])
+    return name if is_name(name) else ""
+
+
 def in_url(path: str) -> str:
     """A decoded path in its one canonical encoding: ``/`` and ``@`` stand as they are."""
     return path if _PLAIN_PATH.fullmatch(path) else quote(path, safe="/+!~()',;=@$&*")

@@ -7,14 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from .. import targets
 from ..model import Digest, Entry, File, Headers, Listing, Page, Relay
 from . import Judge
 
 
 class Plain:
-    """The protocol's methods for a kind without sidecars, views, strays, checksums, evidence, signatures, groups and relays."""
+    """The protocol's methods for a kind whose URLs are its targets, without sidecars, views, strays, checksums, evidence, signatures,
+    groups and relays.
+    """
 
     groups: tuple[str, ...] = ()
+    sample: Page | None = None
+    upstream: str
+
+    def meaning(self, target: str, *, files: bool) -> str | None:
+        return targets.beneath(target, self.upstream)
+
+    def address(self, target: str) -> str:
+        return self.upstream + target
 
     def guesses(self, file: File) -> Iterable[File]:
         return ()

@@ -14,6 +14,7 @@ Addresses below an instance's path:
 ``packages/<2>/<2>/<60 hex>/<filename>``                File, at upstream's own path, which is the file's digest
 ``packages/-/<name>/<filename>``                        File whose upstream URL has any other form
 ``packages/<source or tag>/<letter>/<name>/<filename>`` File by name, of old guessable links; its ``path`` is empty
+``packages/-/-/<filename>``                             File whose name may be read in several ways, likewise
 ======================================================  ====================================================
 
 Beside each file, its sidecars: ``….metadata`` and ``….asc``.
@@ -85,6 +86,8 @@ class PyPI(Plain):
         self.name = name
         self.upstream = upstream if upstream.endswith("/") else upstream + "/"
         self.aliases = options.aliases if options else ()
+        # What index servers are installed with.
+        self.sample = Page(name, "pip", "")
         # JSON and integrity APIs are siblings of simple/, where upstream is named so; else they are looked for beneath the root.
         self._root = self.upstream.removesuffix("simple/") if self.upstream.endswith("/simple/") else self.upstream
 
@@ -144,6 +147,10 @@ class PyPI(Plain):
                 # No reading: the caller may know the owner of the path from a listing.
                 project, version = next(iter(names.readings(plain)), ("", ""))
                 return File(self.name, project, version, filename, "/".join(segments))
+            case (_, "-", "-", filename):
+                plain, _ending = names.without_sidecar(filename)
+                reading = next(iter(names.readings(plain)), None)
+                return File(self.name, *reading, filename, "") if reading is not None else None
             case (_, "-", raw, filename):
                 return self._named(raw, filename, "/".join(segments)) if _project(raw) == raw else None
             case (_, tag, letter, raw, filename) if tag != "-" and len(letter) == 1:
@@ -180,6 +187,52 @@ class PyPI(Plain):
 
     def listing_page(self, file: File) -> Page:
         return Page(self.name, file.project, "")
+
+    # -- the registry's own addresses
+
+    def meaning(self, target: str, *, files: bool) -> str | None:
+        """As the protocol has it. An index keeps its files wherever it likes: they go by their names, or by the digest in the path."""
+        beneath = targets.beneath(target, "/")
+        assert beneath is not None, "everything is beneath the root"
+        asked = targets.parse(beneath, encoded_slash=True)
+        listed = None if files else targets.beneath(target, self.upstream)
+        project = ""
+        if listed is not None:
+            segments = targets.parse(listed, encoded_slash=True)
+            if len(segments.segments) < 2 or segments.slash:
+                return f"simple/{listed}"
+            project = _project(segments.segments[0]) or "" if len(segments.segments) == 2 else ""
+        sibling = None if files else targets.beneath(target, self._root)
+        if sibling is not None:
+            match targets.parse(sibling, encoded_slash=True).segments:
+                case ("legacy", *_) | ("pypi", _, "json") | ("pypi", _, _, "json") | ("integrity", _, _, _, "provenance"):
+                    return sibling
+        return None if asked.slash else self._file_at(asked.segments, project)
+
+    def _file_at(self, segments: tuple[str, ...], project: str) -> str | None:
+        """What decoded ``segments`` mean as a file's path. ``project`` is the one beneath whose page it is, if it is there."""
+        filename = segments[-1]
+        if "/" in filename:
+            return None
+        plain = filename.removesuffix(".provenance")
+        if plain != filename:
+            readings = [(name, version) for name, version in names.readings(plain) if project in ("", name) and version]
+            return documents.in_url("integrity/{}/{}/{}/provenance".format(*readings[0], plain)) if readings else None
+        hashed = ("packages", *segments[-4:])
+        if segments[-5:-4] == ("packages",) and self._file(hashed) is not None and _HEX[60].fullmatch(hashed[3]):
+            return documents.in_url("/".join(hashed))
+        plain, _ = names.without_sidecar(filename)
+        projects = {name for name, _ in names.readings(plain)}
+        if project and (project in projects or not projects):
+            return documents.in_url(f"packages/-/{project}/{filename}")
+        if not projects:
+            return None
+        return documents.in_url(f"packages/-/{projects.pop() if len(projects) == 1 else '-'}/{filename}")
+
+    def address(self, target: str) -> str:
+        if target.startswith("simple/"):
+            return self.upstream + target.removeprefix("simple/")
+        return self._root + target
 
     # -- upstream
 

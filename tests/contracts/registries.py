@@ -54,7 +54,7 @@ class Arena:
     ``look(document, media_type)`` reads a written page as a client does, by file name. ``sidecars`` are the endings of what stands beside
     a file. ``targets`` mean a page or file each, ``views`` each a view of one of the samples, ``relays`` (method, target) what is relayed.
     ``ascending`` are versions in order, ``equal`` pairs that are the same to the order, ``unordered`` texts that are no version.
-    ``spellings`` maps a project's spellings to the one, ``nameless`` are no names.
+    ``spellings`` maps a project's spellings to the one, ``nameless`` are no names. ``obscure`` are the files whose URLs do not tell them.
     """
 
     registry: Registry
@@ -69,6 +69,7 @@ class Arena:
     nameless: tuple[str, ...]
     views: tuple[str, ...] = ()
     relays: tuple[tuple[str, str], ...] = ()
+    obscure: frozenset[str] = frozenset()
     base: str = "http://edge.test:8080/some/where/"
 
     def read(self, sample: Sample) -> Listing:
@@ -197,6 +198,31 @@ def essence(entry: Entry) -> tuple[object, ...]:
     return entry.file, entry.url, entry.digests, entry.size, entry.published
 
 
+def in_origin_form(url: str) -> str:
+    """What a client asks the host for that follows ``url``."""
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path
+
+
+def same_host(url: str, other: str) -> bool:
+    return urlsplit(url).hostname == urlsplit(other).hostname
+
+
+def means(registry: Registry, raw: str, *, files: bool) -> object:
+    """The resource that a target at one of the registry's own hosts means."""
+    target = registry.meaning(raw, files=files)
+    return None if target is None else registry.resource("GET", target)
+
+
+def beside(arena: Arena, listing: Listing, entry: Entry) -> Iterator[tuple[File, str]]:
+    """The sidecars of a file that ``listing`` offers, with their addresses."""
+    for ending in arena.sidecars:
+        file = replace(entry.file, filename=entry.file.filename + ending, path=entry.file.path + ending)
+        published = arena.registry.expected(file, listing)
+        if published is not None:
+            yield file, published.url
+
+
 class RegistryContract:
     """The suite. ``arena`` brings at least one sample that lists files of two versions."""
 
@@ -279,6 +305,85 @@ class RegistryContract:
             if meant is not None:
                 assert raw.endswith(meant) and meant != raw.removeprefix(path)
                 assert isinstance(registry.resource("GET", meant), File)
+
+    # -- the registry's own addresses
+
+    def test_a_files_address_means_the_file(self, arena: Arena) -> None:
+        registry = arena.registry
+        for listing in arena.lists():
+            owners = registry.owners(listing)
+            for name, entry in listing.entries.items():
+                for file, url in [(entry.file, entry.url), *beside(arena, listing, entry)]:
+                    for files in (True, False) if same_host(url, registry.upstream) else (True,):
+                        meant = means(registry, in_origin_form(url), files=files)
+                        if name in arena.obscure or (files and meant is None and same_host(url, registry.upstream)):
+                            continue
+                        assert isinstance(meant, File), f"{url} means {meant}"
+                        if meant.path in owners:
+                            project, version = owners[meant.path]
+                            meant = replace(meant, project=project, version=version)
+                        keys = {each.key: each.path for each in (meant, *registry.guesses(meant))}
+                        assert keys.get(file.key) in ("", file.path), f"{url} means {keys}, not {file}"
+
+    def test_a_pages_address_means_the_page(self, arena: Arena) -> None:
+        registry = arena.registry
+        for page in (sample.page for sample in arena.samples):
+            url = registry.locate(page, None)
+            assert same_host(url, registry.upstream)
+            meant = means(registry, in_origin_form(url), files=False)
+            assert meant == page or (isinstance(meant, File) and registry.listing_page(meant) == page)
+        for target in arena.targets + arena.views:
+            if isinstance(meant := registry.resource("GET", target), Page):
+                url = registry.address(target)
+                require_address(url)
+                assert registry.meaning(in_origin_form(url), files=False) == target
+                assert not isinstance(means(registry, in_origin_form(url), files=True), Page) or registry.kind in (
+                    "maven",
+                    "toy",
+                ), meant
+
+    def test_a_sample_lists_files_of_the_instance(self, arena: Arena) -> None:
+        page = arena.registry.sample
+        if page is not None:
+            assert page == Page(arena.registry.name, arena.registry.normalise(page.project), "")
+
+    @LAW
+    @given(st.data(), st.booleans())
+    def test_any_address_means_something_harmless_or_nothing_or_is_malformed(
+        self, arena: Arena, data: st.DataObject, files: bool
+    ) -> None:
+        registry = arena.registry
+        known = [entry.url for listing in arena.lists() for entry in listing.entries.values()]
+        addresses = tuple(in_origin_form(url) for url in [*known, *map(registry.address, arena.targets)])
+        raw = data.draw(asked(addresses))
+        try:
+            target = registry.meaning(raw, files=files)
+        except ValueError:
+            return
+        assert raw.startswith("/")
+        if target is None:
+            return
+        assert not target.startswith("/")
+        try:
+            meant = registry.resource("GET", target)
+        except ValueError:
+            return
+        if isinstance(meant, File):
+            assert "/" not in meant.filename
+            for text in (meant.filename, meant.project, meant.version, meant.path):
+                require_plain(text)
+        elif isinstance(meant, Local) and meant.location:
+            require_address(registry.address(meant.location).replace(" ", ""))
+
+    def test_path_tricks_are_malformed_at_the_registrys_own_hosts(self, arena: Arena) -> None:
+        for target in arena.targets:
+            raw = in_origin_form(arena.registry.address(target))
+            for trick in ("/..", "/%2e%2E", "/%00", "/%5c", "/%252e", "/%zz", "//x", "/" + "x" * 256):
+                for files in (True, False):
+                    with pytest.raises(ValueError):
+                        arena.registry.meaning(raw + trick, files=files)
+            with pytest.raises(ValueError):
+                arena.registry.meaning(raw[1:], files=False)
 
     @LAW
     @given(st.data(), st.text(max_size=20))
@@ -374,6 +479,12 @@ class RegistryContract:
                     assert back.digests == entry.digests if number == 0 else set(back.digests) <= set(entry.digests)
                     assert back.size == entry.size if number == 0 else back.size in (None, entry.size)
                     assert bool(back.digests) == bool(entry.digests)
+
+    def test_links_without_a_base_are_those_published(self, arena: Arena) -> None:
+        for listing in arena.lists():
+            for variant, document in arena.written(listing, None).items():
+                links = {file.link.partition("#")[0] for file in arena.look(document, variant).values()}
+                assert links == {entry.url for entry in listing.entries.values()}
 
     def test_the_stored_document_is_read_as_the_sent_one_was(self, arena: Arena) -> None:
         for listing in arena.listings():

@@ -165,5 +165,7 @@ class TestOtherLayouts(RegistryContract):
             spellings={"bare": "bare"},
             nameless=("",),
             views=("bare/latest", "-/package/bare/dist-tags"),
+            # Where nothing tells the scope, and where another package's tarball would be.
+            obscure=frozenset({"odd-1.2.0.tgz", "odd-1.3.0.tgz"}),
             relays=(("POST", "-/npm/v1/security/advisories/bulk"), ("POST", "-/npm/v1/security/audits")),
         )

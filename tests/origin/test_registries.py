@@ -216,4 +216,5 @@ class TestToy(RegistryContract):
             unordered=("", "one", "1.", "1.0+x"),
             spellings={"Ball": "ball", "a-b": "a-b"},
             nameless=("", "-", "a--b", "a/b", ".."),
+            obscure=frozenset(name for _, name, _ in files),
         )
