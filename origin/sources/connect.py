@@ -1,48 +1,29 @@
 """Connections to upstreams: trust, egress, and which addresses a registry may send us to.
 
-A listing and a redirect carry URLs that somebody else wrote. A name in them must not lead into our own network: it is resolved once,
-*every* address is checked, and the connection is made to a checked address, so that a second look-up cannot give another answer. Server
-name and ``Host`` stay those of the URL. Upstreams as configured are the operator's own word and are not checked.
+A listing and a redirect carry URLs that somebody else wrote. A name in them must not lead into our own network: it is looked up, checked
+and dialled as ``addresses.py`` tells. Server name and ``Host`` stay those of the URL. Upstreams as configured are the operator's own word
+and are not checked.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import socket
 import ssl
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpcore
 import httpx
 import trio
 
-from .failures import AddressRefused, NameFailure
-
-type Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-type Network = Literal["public", "private", "loopback", "metadata"]
-
-METADATA = frozenset(
-    ipaddress.ip_address(text)
-    # Where cloud machines are told their credentials: AWS and most others, AWS over IPv6, Alibaba, Azure's agent.
-    for text in ("169.254.169.254", "169.254.170.2", "fd00:ec2::254", "100.100.100.200", "168.63.129.16")
-)
-
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""IPv4 addresses as IPv6-only networks write them. Source: RFC 6052 §2.1."""
+from .addresses import WEB_PORTS, network_of, parsed, race, resolve
+from .failures import AddressRefused
 
 IDLE_CONNECTIONS = 16
 """How many idle connections a pool keeps beside as many as may be busy at once: httpcore counts those too before it closes an idle one."""
 
-WEB_PORTS = frozenset({80, 443})
-"""The ports below 1024 where files may be found in a private network. The others belong to mail, names, shells …"""
-
 READ_BYTES = 256 * 1024
 """The most that is read from an upstream at a time."""
-
-STAGGER_S = 0.25
-"""How much later than the one before the connection to a host's next address is tried. Source: RFC 8305 §5."""
 
 
 def trust(ca: Path | None) -> ssl.SSLContext:
@@ -62,53 +43,6 @@ def trust(ca: Path | None) -> ssl.SSLContext:
         if not ca.stat().st_size or len(context.get_ca_certs()) < before:
             raise ValueError(f"upstream.ca: {ca} holds no certificates")
     return context
-
-
-def network_of(address: Address) -> Network:
-    """Say to which kind of network an address belongs; wrapped IPv4 addresses are unwrapped first."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in NAT64:
-            return network_of(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        wrapped = address.ipv4_mapped or address.sixtofour or (address.teredo[1] if address.teredo else None)
-        if wrapped is not None:
-            return network_of(wrapped)
-    if address in METADATA or address.is_link_local:
-        return "metadata"
-    if address.is_loopback or address.is_unspecified:
-        return "loopback"
-    if address.is_global and not address.is_multicast:
-        return "public"
-    return "private"
-
-
-def literal(host: str) -> Address | None:
-    """The address that a URL's host spells, in any way a resolver would read it: ``127.1``, ``0x7f.1``, ``2130706433``. None for a name.
-
-    ``localhost`` and what is below it count as what they always mean (RFC 6761 §6.3).
-    """
-    host = host.strip("[]").partition("%")[0].rstrip(".").lower()
-    if host == "localhost" or host.endswith(".localhost"):
-        return ipaddress.IPv4Address("127.0.0.1")
-    try:
-        return ipaddress.ip_address(host)
-    except ValueError:
-        pass
-    try:
-        return ipaddress.IPv4Address(socket.inet_aton(host))  # only parses
-    except (OSError, UnicodeError):
-        return None
-
-
-async def resolve(host: str, port: int) -> list[str]:
-    """The host's addresses, in the system's order of preference. Raises ``NameFailure``."""
-    try:
-        found = await trio.socket.getaddrinfo(host, port, type=trio.socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise NameFailure(error) from error
-    addresses = list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-    if not addresses:
-        raise NameFailure("no address")
-    return addresses
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):
@@ -145,10 +79,10 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         await trio.sleep(seconds)
 
     async def _check(self, addresses: list[str], port: int) -> None:
-        networks = {network_of(ipaddress.ip_address(text.partition("%")[0])) for text in addresses}
+        networks = {network_of(parsed(text)) for text in addresses}
         if networks <= {"public"}:
             return
-        home = {network_of(ipaddress.ip_address(text.partition("%")[0])) for text in await resolve(self._home, port)}
+        home = {network_of(parsed(text)) for text in await resolve(self._home, port)}
         refused = networks - {"public"} - (home - {"metadata"})
         if refused:
             raise AddressRefused(f"is at a {min(refused)} address, where its registry may not send us")
@@ -156,33 +90,14 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
             raise AddressRefused(f"is in our own network, where its registry may not send us to port {port}")
 
     async def _race(self, addresses: list[str], port: int, timeout_s: float | None) -> httpcore.AsyncNetworkStream:
-        """Try the addresses one a little after the other; the first connection wins. (RFC 8305, without its finer points.)"""
-        won: list[httpcore.AsyncNetworkStream] = []
-        lost: list[Exception] = []
-        failed = [trio.Event() for _ in addresses]
-
-        async def attempt(number: int, scope: trio.CancelScope) -> None:
-            if number:
-                with trio.move_on_after(STAGGER_S):
-                    await failed[number - 1].wait()
-            try:
-                stream = await self._tcp.connect_tcp(addresses[number], port, timeout=timeout_s)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                lost.append(error)
-                failed[number].set()
-                return
-            if won:
-                await stream.aclose()
-                return
-            won.append(stream)
-            scope.cancel()
-
-        async with trio.open_nursery() as nursery:
-            for number in range(len(addresses)):
-                nursery.start_soon(attempt, number, nursery.cancel_scope)
-        if won:
-            return LargeReads(won[0])
-        raise lost[0]
+        return LargeReads(
+            await race(
+                addresses,
+                lambda address: self._tcp.connect_tcp(address, port, timeout=timeout_s),
+                lambda stream: stream.aclose(),
+                (httpcore.ConnectError, httpcore.ConnectTimeout),
+            )
+        )
 
 
 class LargeReads(httpcore.AsyncNetworkStream):

@@ -40,8 +40,9 @@ from ..model import Clock, Entry, File, Headers, Page, Relay, Stamp
 from ..registries import Registry
 from . import Absent, FileHead, FileStream, Known, NotModified, Received, Relayed
 from . import Answer as PageAnswer
+from .addresses import literal, network_of
 from .answers import Answer, Trial, file_head, number, read_page, told_digests
-from .connect import literal, network_of, open_pool, trust
+from .connect import open_pool, trust
 from .failures import Failed, Label, translate
 from .lines import Line, Lines
 from .retries import ATTEMPTS, RetryBudget, pause_s, retry_after_s

@@ -17,7 +17,8 @@ from origin.errors import Corrupt, Unavailable
 from origin.metrics import Metrics
 from origin.model import Entry
 from origin.sources import Received
-from origin.sources.connect import CheckedBackend, literal, network_of, trust
+from origin.sources.addresses import literal, network_of
+from origin.sources.connect import CheckedBackend, trust
 from origin.sources.registry import _own_places
 from tests.answering import Reply, answering
 from tests.contracts.sources import collect
