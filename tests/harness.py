@@ -38,6 +38,9 @@ START_TIMEOUT_S = 20.0
 
 KINDS = ("pypi", "npm", "maven")
 
+NAMES = ROOT / "tests" / "tools" / "names"
+"""What gives an edge's processes the addresses of names in ``.test``."""
+
 REFUSING = 9
 """A port of this machine that nobody listens on (the discard service's)."""
 
@@ -169,6 +172,9 @@ class Edge:
 
     ``kind`` is the registry under test, which has ``upstream``; ``registry`` are further settings of it, ``others`` those of further
     instances, by name, in order. Kinds that are named nowhere get an upstream that refuses. ``top`` is TOML placed before all of them.
+
+    ``authority`` is a file of certificates that its upstreams' are checked with, besides the machine's. ``names`` are the addresses of
+    names in ``.test``: the edge, and every command run beside it, finds those and no others.
     """
 
     def __init__(
@@ -180,6 +186,8 @@ class Edge:
         registry: Mapping[str, object] | None = None,
         others: Mapping[str, Mapping[str, object]] | None = None,
         top: str = "",
+        authority: Path | None = None,
+        names: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.directory = directory
         self.data = directory / "data"
@@ -190,7 +198,8 @@ class Edge:
         self.kind = kind
         self.registry = dict(registry or {})
         self.others = {name: dict(settings) for name, settings in (others or {}).items()}
-        self.top = top
+        self.top = top if authority is None else f"{top}\n[upstream]\nca = {json.dumps(str(authority))}\n"
+        self.names = directory / "names.json"
         self.rules: tuple[Rule, ...] = ()
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -198,6 +207,7 @@ class Edge:
         self.data.mkdir(exist_ok=True)
         self._write_config()
         set_ahead(self.clock, 0)
+        self.set_names(names or {})
 
     @property
     def url(self) -> str:
@@ -224,7 +234,7 @@ class Edge:
                     *["serve", *self._options(), "--listen", f"127.0.0.1:{self.port}"],
                 ],
                 cwd=ROOT,
-                env=clean_environment(self.directory / "home") | {"PYTHONPATH": str(ROOT)},
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -310,6 +320,19 @@ class Edge:
     def _options(self) -> list[str]:
         return ["--config", str(self.config), "--data", str(self.data)]
 
+    def _environment(self) -> dict[str, str]:
+        return clean_environment(self.directory / "home") | self.found_names()
+
+    def found_names(self) -> dict[str, str]:
+        """Variables with which processes of an edge find ``names``, and Python finds the edge."""
+        return {"PYTHONPATH": os.pathsep.join([str(NAMES), str(ROOT)]), "LEEWARD_TEST_NAMES": str(self.names)}
+
+    def set_names(self, names: Mapping[str, Sequence[str]]) -> None:
+        """Give names in ``.test`` these addresses from now on. (Node and registry may hold connections, and what they looked up.)"""
+        partial = self.names.with_suffix(".partial")
+        partial.write_text(json.dumps({name: list(addresses) for name, addresses in names.items()}))
+        partial.rename(self.names)
+
     def age(self, seconds: float) -> None:
         """Set the edge's time of day so far ahead of the real one, at once and across restarts."""
         set_ahead(self.clock, seconds)
@@ -363,12 +386,25 @@ class Edge:
         return subprocess.run(
             [sys.executable, "-m", "edge", command, *self._options(), *rest],
             cwd=ROOT,
-            env=clean_environment(self.directory / "home") | {"PYTHONPATH": str(ROOT)},
+            env=self._environment(),
             capture_output=True,
             text=True,
             timeout=timeout_s,
             check=False,
         )
+
+    @property
+    def running(self) -> Through:
+        """What puts ``edge run --`` before a client's command, with this edge as the one that runs."""
+        return Through((sys.executable, "-m", "edge", "run", *self._options(), "--"), self.found_names())
+
+    def root_certificate(self) -> Path:
+        """The certificate of the edge's authority (PEM), as ``/-/ca.pem`` gives it, in a file."""
+        reply = self.ask("/-/ca.pem")
+        assert reply.status == 200, reply
+        path = self.directory / "ca.pem"
+        path.write_bytes(reply.body)
+        return path
 
     def refresh(self, project: str) -> None:
         """``edge refresh``: ask upstream now, whatever freshness says."""
@@ -436,11 +472,23 @@ class Result:
         return re.sub(r"[\s│]+", " ", self.output)
 
 
+@dataclass(frozen=True, slots=True)
+class Through:
+    """How a client gets to its registry: words before its command, and variables besides its own. As it stands: straight."""
+
+    words: tuple[str, ...] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+STRAIGHT = Through()
+
+
 @dataclass
 class Workspace:
     """One client's own world in ``directory``: home, cache, environment, and (poetry, pdm) project with its lock file."""
 
     directory: Path
+    through: Through = STRAIGHT
     environment: Path = field(init=False)
     home: Path = field(init=False)
     cache: Path = field(init=False)
@@ -491,9 +539,9 @@ class Workspace:
         """Run a client and look at what it installed."""
         began = time.monotonic()
         done = subprocess.run(
-            [str(word) for word in command],
+            [*self.through.words, *(str(word) for word in command)],
             cwd=cwd,
-            env=clean_environment(self.home) | variables,
+            env=clean_environment(self.home) | variables | dict(self.through.variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from tests.harness import ROOT, clean_environment
+from tests.harness import ROOT, STRAIGHT, Through, clean_environment
 from tests.jars import pom_xml
 
 JVM_TOOLS = Path(os.environ.get("LEEWARD_JVM_TOOLS", ROOT / ".tools" / "jvm"))
@@ -105,6 +105,7 @@ class JvmWorkspace:
     """One client's own world in ``directory``: home, local repository or cache, and project."""
 
     directory: Path
+    through: Through = STRAIGHT
     home: Path = field(init=False)
     cache: Path = field(init=False)
     project: Path = field(init=False)
@@ -125,9 +126,9 @@ class JvmWorkspace:
         """Run in the project's directory; gives status, output and seconds."""
         began = time.monotonic()
         done = subprocess.run(
-            [str(word) for word in command],
+            [*self.through.words, *(str(word) for word in command)],
             cwd=self.project,
-            env=clean_environment(self.home) | dict(variables),
+            env=clean_environment(self.home) | dict(variables) | dict(self.through.variables),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

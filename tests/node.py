@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.harness import ROOT, clean_environment
+from tests.harness import ROOT, STRAIGHT, Through, clean_environment
 
 TOOLS = Path(os.environ.get("LEEWARD_NODE_TOOLS", ROOT / ".tools" / "node"))
 """Where ``requirements/node`` is installed."""
@@ -103,6 +103,7 @@ class Project:
     registry: str
     retries: int | None = None
     settings: Mapping[str, object] = field(default_factory=dict)
+    through: Through = STRAIGHT
 
     def __post_init__(self) -> None:
         assert self.registry.endswith("/"), self.registry
@@ -154,9 +155,9 @@ class Project:
     def run(self, *words: str, variables: Mapping[str, str] | None = None, timeout_s: float = 120) -> Result:
         """Run the client with these arguments in the project. Raises ``subprocess.TimeoutExpired`` with what it printed till then."""
         return run(
-            [*self.client.command, *words],
+            [*self.through.words, *self.client.command, *words],
             cwd=self.path,
-            variables=environment(self.home) | {**self.client.variables(self), **(variables or {})},
+            variables=environment(self.home) | {**self.client.variables(self), **self.through.variables, **(variables or {})},
             timeout_s=timeout_s,
             lock=self.lock_path,
         )
@@ -257,10 +258,16 @@ class Client:
     variables: Callable[[Project], Mapping[str, str]] = lambda _: {}
 
     def project(
-        self, directory: Path, registry: str, *, retries: int | None = None, settings: Mapping[str, object] | None = None
+        self,
+        directory: Path,
+        registry: str,
+        *,
+        retries: int | None = None,
+        settings: Mapping[str, object] | None = None,
+        through: Through = STRAIGHT,
     ) -> Project:
         """A project in ``directory`` whose packages come from ``registry``, a URL that ends with a slash."""
-        return Project(self, directory, registry, retries, settings or {})
+        return Project(self, directory, registry, retries, settings or {}, through)
 
 
 def _npmrc(project: Project) -> None:

@@ -7,10 +7,12 @@ import http.client
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
+
+from tests.fakes.tls import Authority
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,17 +51,34 @@ class Fake:
     kind: ClassVar[str]
     """The module under ``tests.fakes`` whose ``KIND`` answers."""
 
-    def __init__(self, process: subprocess.Popen[str], ports: Mapping[str, int], hosts: Mapping[str, str]) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], ports: Mapping[str, int], hosts: Mapping[str, str], site: Mapping[str, Any]
+    ) -> None:
         self._process = process
         self.ports = dict(ports)
         self.hosts = dict(hosts)
+        self.scheme: str = site.get("scheme", "http")
+        self.names: dict[str, str] = dict(site.get("names", hosts))
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls) -> Iterator[Self]:
-        """Run the fake until the block ends."""
+    def start(cls, authority: Authority | None = None, *, also: Sequence[str] = ()) -> Iterator[Self]:
+        """Run the fake until the block ends.
+
+        With an ``authority`` it speaks TLS, and its hosts are called ``pypi.test``, ``files.pypi.test`` and ``elsewhere.pypi.test``, by its
+        kind, in the certificate and in its documents; ``also`` are further names in the certificate.
+        """
+        site: dict[str, Any] = {}
+        if authority is not None:
+            names = {"index": f"{cls.kind}.test", "files": f"files.{cls.kind}.test", "elsewhere": f"elsewhere.{cls.kind}.test"}
+            certificate = authority.certificate(*names.values(), *also)
+            site = {"scheme": "https", "names": names, "certificate": str(certificate)}
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.fakes", cls.kind], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.fakes", cls.kind, json.dumps(site)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         try:
             assert process.stdout is not None
@@ -67,7 +86,7 @@ class Fake:
             if not line:
                 raise RuntimeError(f"the fake {cls.kind} registry did not start")
             hello = json.loads(line)
-            yield cls(process, hello["ports"], hello["hosts"])
+            yield cls(process, hello["ports"], hello["hosts"], site)
         finally:
             process.kill()
             process.wait()
@@ -75,18 +94,27 @@ class Fake:
                 if pipe is not None:
                     pipe.close()
 
+    def root(self, host: str) -> str:
+        """The address of one of its hosts (``index``, ``files``, ``elsewhere``), without a slash at the end."""
+        return f"{self.scheme}://{self.names[host]}:{self.ports[host]}"
+
     @property
     def index_root(self) -> str:
-        return f"http://{self.hosts['index']}:{self.ports['index']}"
+        return self.root("index")
 
     @property
     def files_root(self) -> str:
-        return f"http://{self.hosts['files']}:{self.ports['files']}"
+        return self.root("files")
 
     @property
     def elsewhere_root(self) -> str:
         """A third host, which neither page nor setting names."""
-        return f"http://{self.hosts['elsewhere']}:{self.ports['elsewhere']}"
+        return self.root("elsewhere")
+
+    @property
+    def addresses(self) -> dict[str, list[str]]:
+        """Where its names lead, as ``Edge`` takes them. Empty if it has none."""
+        return {name: [self.hosts[host]] for host, name in self.names.items() if name != self.hosts[host]}
 
     # -- how it answers
 

@@ -552,7 +552,7 @@ class FakeNpm(Fake):
 
     def tarball_url(self, tarball: Tarball, host: str = "index") -> str:
         """Where a tarball with the conventional path is."""
-        return f"http://{self.hosts[host]}:{self.ports[host]}/{tarball.target}"
+        return f"{self.root(host)}/{tarball.target}"
 
     def packument(self, name: str) -> dict[str, Any]:
         """The full packument as upstream would write it now."""

@@ -21,6 +21,7 @@ import json
 import os
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -31,9 +32,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.fakes.misbehaviour import Misbehaviour, Misbehaviours
+from tests.fakes.tls import server_context
 
 HOSTS = {"index": "127.0.0.1", "files": "127.0.0.2", "elsewhere": "127.0.0.3"}
 """Three addresses of the loopback network: three hosts, as far as any client can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What the hosts are called from outside, and by which scheme; ``certificate`` is a file of chain and key, for ``https``."""
+
+    scheme: str = "http"
+    names: Mapping[str, str] = field(default_factory=lambda: HOSTS)
+    certificate: str | None = None
+
 
 PIECE = 1 << 18
 
@@ -144,6 +156,9 @@ class Kind:
     ``ports`` is filled once the server listens; ``settings`` are its modes as they stand.
     """
 
+    site: Site = Site()
+    """Set by the server before anything is asked."""
+
     modes: ClassVar[Mapping[str, Any]] = {}
     """What a test may set, with the values at the beginning. ``ahead_s`` (how far ahead the ``Date`` is) every kind has."""
     media_type: ClassVar[str] = "application/json"
@@ -194,7 +209,7 @@ class Kind:
 
     def root(self, host: str = "index") -> str:
         """The address of one of its hosts, without a slash at the end."""
-        return f"http://{HOSTS[host]}:{self.ports[host]}"
+        return f"{self.site.scheme}://{self.site.names[host]}:{self.ports[host]}"
 
 
 class Log:
@@ -236,11 +251,12 @@ class Log:
 
 
 class Connections:
-    """Open sockets of one listener, so that they can all be cut."""
+    """Open sockets of one listener, so that they can all be cut. With a ``context`` they speak TLS."""
 
-    def __init__(self, host: str, serve: Callable[[socket.socket, str], None]) -> None:
+    def __init__(self, host: str, serve: Callable[[socket.socket, str], None], context: ssl.SSLContext | None = None) -> None:
         self.host = host
         self.serve = serve
+        self.context = context
         self.lock = threading.Lock()
         self.open: set[socket.socket] = set()
         self.listener: socket.socket | None = None
@@ -265,7 +281,8 @@ class Connections:
             connections = list(self.open)
         for connection in connections:
             with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+                # Not TLS's own, which pulls the state from under the thread that serves.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -282,7 +299,10 @@ class Connections:
             threading.Thread(target=self._run, args=(connection,), daemon=True).start()
 
     def _run(self, connection: socket.socket) -> None:
+        plain = connection
         try:
+            if self.context is not None:
+                connection = self._secure(plain)
             self.serve(connection, self.host)
         except Hangup as hangup:
             if hangup.hard:
@@ -291,19 +311,38 @@ class Connections:
             pass  # the peer went away, or sent what is no request: nothing to tell it
         finally:
             with self.lock:
-                self.open.discard(connection)
+                self.open -= {plain, connection}
             connection.close()
+
+    def _secure(self, plain: socket.socket) -> socket.socket:
+        """Shake hands. The new socket takes the old one's place among those that can be cut."""
+        assert self.context is not None
+        secure = self.context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+        with self.lock:
+            self.open.discard(plain)
+            self.open.add(secure)
+        try:
+            secure.do_handshake()
+        except OSError:
+            with self.lock:
+                self.open.discard(secure)
+            secure.close()
+            raise
+        return secure
 
 
 class Server:
     """Three listeners of the registry and one to control it."""
 
-    def __init__(self, kind: type[Kind]) -> None:
+    def __init__(self, kind: type[Kind], site: Site | None = None) -> None:
         self.ports: dict[str, int] = {}
         self.kind = kind(self.ports)
+        self.kind.site = site or Site()
         self.log = Log()
         self.misbehaviours = Misbehaviours()
-        self.listeners = {name: Connections(name, self._serve) for name in HOSTS}
+        certificate = self.kind.site.certificate
+        context = server_context(certificate) if certificate is not None else None
+        self.listeners = {name: Connections(name, self._serve, context) for name in HOSTS}
         self.control = Connections("control", self._serve_control)
 
     def start(self) -> None:
@@ -415,7 +454,8 @@ def _wait_for_end(connection: socket.socket, one: Misbehaviour) -> None:
     connection.settimeout(0.05)
     while not one.ended.is_set():
         try:
-            if not connection.recv(1, socket.MSG_PEEK):
+            # Not TLS's own, which cannot peek.
+            if not socket.socket.recv(connection, 1, socket.MSG_PEEK):
                 return
             one.ended.wait(0.05)
         except TimeoutError:
@@ -541,6 +581,9 @@ def _send_fast(connection: socket.socket, head: str, answer: Answer, start: int,
     else:
         connection.sendall(head.encode("latin-1"))
         with Path(answer.path).open("rb") as source:
+            if isinstance(connection, ssl.SSLSocket):
+                record.sent = connection.sendfile(source, start, stop - start)
+                start = stop
             while start < stop:
                 sent = os.sendfile(connection.fileno(), source.fileno(), start, stop - start)
                 if sent == 0:

@@ -11,7 +11,7 @@ import re
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -43,10 +43,15 @@ def dead_upstream(kind: str, path: str) -> Iterator[str]:
 
 
 class Tether:
-    """A proxy that knows ``CONNECT`` alone, on a port of its own, until it is cut; ``mend`` makes it whole."""
+    """A proxy that knows ``CONNECT`` alone, on a port of its own, until it is cut; ``mend`` makes it whole.
 
-    def __init__(self) -> None:
+    ``names`` are addresses of names that this machine does not know. ``reached`` are the hosts that were asked for, in order.
+    """
+
+    def __init__(self, names: Mapping[str, Sequence[str]] | None = None) -> None:
         self.port = free_port()
+        self.reached: list[str] = []
+        self._names = names or {}
         self._connections: set[socket.socket] = set()
         self._cut = threading.Event()
         self._stack = contextlib.ExitStack()
@@ -106,7 +111,9 @@ class Tether:
             wanted = re.match(rb"CONNECT ([A-Za-z0-9.-]+):([0-9]+) ", head)
             if wanted is None:
                 return  # what is asked of another instance's upstream
-            far = socket.create_connection((wanted[1].decode(), int(wanted[2])), 10)
+            host = wanted[1].decode()
+            self.reached.append(host)
+            far = socket.create_connection((self._names.get(host, [host])[0], int(wanted[2])), 10)
             self._hold(stack, far)
             near.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             other = {near: far, far: near}
