@@ -61,6 +61,10 @@ class Metrics:
         self.access_lost = Counter("leeward_access_records_lost", "Access records dropped", registry=r)
         # How many client connections are open?
         self.connections = Gauge("leeward_connections", "Open client connections", registry=r)
+        # When does the certificate that we show end?
+        self.certificate_expires = Gauge(
+            "leeward_certificate_expires_seconds", "End of the operator's certificate in use, in UTC seconds", registry=r
+        )
         # Did anything keep the event loop from its sockets? The longest stretch since the last scrape.
         self.loop_stall = Gauge("leeward_loop_stall_seconds_max", "Longest stretch between two waits for I/O", registry=r)
         # How long did answers take that were not hot hits?

@@ -45,6 +45,7 @@ BLOCKING = frozenset({"sqlite3", "trio.to_thread", "trio.from_thread"})
 MAY_BLOCK: dict[str, str] = {
     "origin.blobs": "files are its subject",
     "origin.catalog": "a database is its subject",
+    "origin.http.certificate": "an operator's files are read again in a worker thread, since their disk may hang",
     "origin.http.sending": "a piece of a file that is not in memory is read ahead in a thread, since sendfile would block the loop",
     "origin.graveyard": "what large listings hold is freed in a worker thread",
     "origin.groups": "large listings are made one in worker threads",

@@ -11,9 +11,9 @@ class Limits:
 
     ``head_bytes`` and ``head_fields`` bound a request's head (431), ``target_bytes`` its target (414), ``body_bytes`` its body (413).
     A head must be complete ``head_s`` after its first byte (408), a body ``body_s`` after its head, and it may pause for
-    ``body_pause_s``; a TLS handshake ends within ``handshake_s``; an idle connection closes after ``idle_s``. Beyond ``connections`` nobody is accepted until somebody leaves. A
-    peer that takes less than ``slowest_bytes_per_s``, averaged over ``stall_s``, is dropped. ``drain_s`` is how long running answers
-    may go on once the server drains.
+    ``body_pause_s``; a TLS handshake must end within ``handshake_s``; an idle connection closes after ``idle_s``. Beyond ``connections``
+    nobody is accepted until somebody leaves. A peer that takes less than ``slowest_bytes_per_s``, averaged over ``stall_s``, is dropped.
+    ``drain_s`` is how long running answers may go on once the server drains.
     """
 
     head_bytes: int = 64 * 1024
@@ -25,6 +25,7 @@ class Limits:
     body_s: float = 60
     handshake_s: float = 10
     idle_s: float = 75
+    tunnel_idle_s: float = 600
     connections: int = 10_000
     slowest_bytes_per_s: int = 1024
     stall_s: float = 30

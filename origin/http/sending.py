@@ -38,7 +38,7 @@ class Transfer:
         self._limits = limits
         self._cold_reads = cold_reads
         self._given = 0
-        self._taken_before = 0
+        self._taken_before = -1  # nothing had to be waited for
         self._waited_s = 0.0
 
     async def head(self, data: bytes) -> None:
@@ -120,9 +120,12 @@ class Transfer:
     async def _wait_writable(self) -> None:
         """Wait for room, and give up on a peer that has taken too little for too long.
 
-        What counts is what the peer has acknowledged: the kernel may hold megabytes for it, and reports room only in large steps.
+        What counts is what the peer has acknowledged: the kernel may hold megabytes for it, and reports room only in large steps; OpenSSL
+        may hold a record, and reports nothing.
         """
         fd = self._wire.fileno()
+        if self._taken_before < 0:
+            self._taken_before = self._wire.acknowledged()
         while True:
             # Only time spent waiting for the peer counts: a slow flight is not its fault.
             began = trio.current_time()
@@ -130,7 +133,7 @@ class Transfer:
                 await trio.lowlevel.wait_writable(fd)
             self._waited_s += trio.current_time() - began
             if self._waited_s >= self._limits.stall_s:
-                taken = self._given - _unacknowledged_bytes(fd)
+                taken = self._wire.acknowledged()
                 if taken - self._taken_before < self._limits.slowest_bytes_per_s * self._limits.stall_s:
                     raise Stalled
                 self._taken_before, self._waited_s = taken, 0.0

@@ -1,4 +1,4 @@
-"""Sockets as the server uses them: never blocking, and the same for plain and (later) TLS connections.
+"""Sockets as the server uses them: never blocking, and the same for plain and TLS connections (``tls.py``).
 
 ``recv_nowait`` and ``send_nowait`` are attributes, not methods, so that a plain socket's own bound methods can stand there: the hot
 path calls each once per request.
@@ -17,6 +17,8 @@ from typing import Literal, Protocol
 type Spoken = Literal["http/1.1", "h2"]
 """What is spoken on a connection."""
 
+_ACKED_AT = 120  # in struct tcp_info, since Linux 4.1
+
 
 class Wire(Protocol):
     """One accepted connection."""
@@ -26,12 +28,18 @@ class Wire(Protocol):
 
     @property
     def recv_nowait(self) -> Callable[[int], bytes]:
-        """Read up to so many bytes; ``b""`` at the end. Raises ``BlockingIOError`` when there is nothing yet, ``OSError`` when broken."""
+        """Read up to so many bytes (over TLS a record more); ``b""`` at the end.
+
+        Raises ``BlockingIOError`` when there is nothing yet, ``OSError`` when broken. What it leaves, the selector will report.
+        """
         ...
 
     @property
     def send_nowait(self) -> Callable[..., int]:
-        """Send what fits and say how much. Raises ``BlockingIOError`` when nothing does, ``OSError`` when broken."""
+        """Send what fits and say how much. Raises ``BlockingIOError`` when nothing does, ``OSError`` when broken.
+
+        What was not sent must be what is sent next, though it may be split otherwise, or be followed by more.
+        """
         ...
 
     @property
@@ -45,6 +53,10 @@ class Wire(Protocol):
         """Whether the connection has ended in both directions: it was reset, or both sides finished."""
         ...
 
+    def acknowledged(self) -> int:
+        """How many bytes the peer has acknowledged, since the connection began, as the kernel counts them."""
+        ...
+
     def sendfile_nowait(self, fd: int, offset: int, count: int) -> int:
         """Send bytes of a file; 0 when the file ends there. Raises ``BlockingIOError`` when nothing fits."""
         ...
@@ -54,7 +66,7 @@ class Wire(Protocol):
         ...
 
     def close(self) -> None:
-        """Close; what the kernel holds still goes out. Idempotent."""
+        """Close; what the kernel holds still goes out. Over TLS it looks cut off, unless ``finish`` came before. Idempotent."""
         ...
 
     def abort(self) -> None:
@@ -81,10 +93,16 @@ class PlainWire:
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    @property
+    def socket(self) -> socket.socket:
+        """The socket itself, for a handshake that makes another wire of it."""
+        return self._sock
+
     def is_broken(self) -> bool:
-        poll = select.poll()
-        poll.register(self._sock.fileno(), 0)  # errors and hang-ups are told unasked
-        return bool(poll.poll(0))
+        return is_hung_up(self._sock.fileno())
+
+    def acknowledged(self) -> int:
+        return acknowledged_bytes(self._sock)
 
     def sendfile_nowait(self, fd: int, offset: int, count: int) -> int:
         return os.sendfile(self._sock.fileno(), fd, offset, count)
@@ -100,3 +118,17 @@ class PlainWire:
         with contextlib.suppress(OSError):  # closed already
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._sock.close()
+
+
+def is_hung_up(fd: int) -> bool:
+    """Whether a connection has ended in both directions."""
+    poll = select.poll()
+    poll.register(fd, 0)  # errors and hang-ups are told unasked
+    return bool(poll.poll(0))
+
+
+def acknowledged_bytes(sock: socket.socket) -> int:
+    """How many bytes the peer has acknowledged since the connection began (``tcpi_bytes_acked``). Raises ``OSError``."""
+    told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKED_AT + 8)
+    count: int = struct.unpack_from("Q", told, _ACKED_AT)[0]
+    return count
