@@ -12,7 +12,10 @@ no ETag), ``If-Range`` and ``Range`` to any 200 that carries an ``ETag`` — ran
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -65,15 +68,27 @@ class Intercept:
 class Splice:
     """After this answer, if it is one to ``CONNECT``, or instead of it, the client is joined with somebody else.
 
-    ``stream`` is connected, and the server's to close. ``preface`` goes there first. ``answers_only`` lets nothing more through from the
-    client: it sent one request, which ``preface`` is, and no other may follow it. ``ended(sent, received)`` is called once, with the bytes
-    that went to ``stream`` and came from it.
+    ``stream`` is connected, and the server's to close. ``preface`` goes there first, ``greeting`` to the client. ``answers_only`` lets
+    nothing more through from the client: it sent one request, which ``preface`` is, and no other may follow it. ``ended(sent, received)``
+    is called once, with the bytes that went to ``stream`` and came from it.
     """
 
-    stream: trio.SocketStream
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]
     preface: bytes = b""
+    greeting: bytes = b""
     answers_only: bool = False
     ended: Callable[[int, int], None] | None = None
+
+    def close(self, sent: int = 0, received: int = 0, *, is_broken: bool = False) -> None:
+        """Close the stream at once, with a reset if ``is_broken``, and tell ``ended``."""
+        stream = self.stream
+        made = (stream.transport_stream if isinstance(stream, trio.SSLStream) else stream).socket
+        if is_broken:
+            with contextlib.suppress(OSError):  # closed already
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        made.close()
+        if self.ended is not None:
+            self.ended(sent, received)
 
 
 @dataclass(slots=True)

@@ -115,7 +115,7 @@ async def converse(house: House, peer: Peer) -> bool | Intercept | Splice:
         await _attended(peer, transfer, handle)
         assert response is not None
         onward = response.onward
-        if onward is not None and (head.method != "CONNECT" or response.status < 300):
+        if onward is not None and not is_excessive and (head.method != "CONNECT" or response.status < 300):
             if head.method == "CONNECT":
                 # "A server MUST NOT send any Transfer-Encoding or Content-Length header fields in a 2xx (Successful) response to CONNECT"
                 # (RFC 9110 §9.3.6).
@@ -147,7 +147,7 @@ async def converse(house: House, peer: Peer) -> bool | Intercept | Splice:
         if not isinstance(body, bytes):
             body.close()
         if response is not None and isinstance(response.onward, Splice):
-            response.onward.stream.socket.close()  # nobody took it
+            response.onward.close()  # nobody took it
         if response is not None and response.delivered is not None:
             response.delivered(transfer.sent if carried else 0, complete)
 
