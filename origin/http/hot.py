@@ -49,7 +49,8 @@ type Pages = dict[bytes, dict[bytes, Rendered]]
 class Rendered:
     """One document in one coding, ready to be sent. ``whole`` and ``brief`` are messages for the second ``second``.
 
-    ``fields`` are the header fields of a ``200``, without those that the server adds.
+    ``fields`` are the header fields of a ``200``, without those that the server adds; ``lowered`` are those of a ``200`` and of a ``304``
+    as HTTP/2 sends them, once it has.
     ``body`` is one immutable copy for all seconds and all readers. It stands at the end of ``whole`` too, unless ``is_apart``: then
     ``whole`` is the head alone.
     """
@@ -63,6 +64,7 @@ class Rendered:
         "fields",
         "is_apart",
         "line",
+        "lowered",
         "pages",
         "second",
         "seen",
@@ -75,8 +77,8 @@ class Rendered:
     def __init__(self, response: Response, body: bytes, etag: str, validity: Validity, tally: Tally) -> None:
         # On a hit the page is fresh, whatever the first answer's Cache-Status told of the way it took.
         response = Response(200, [(n, "leeward; hit" if n.lower() == "cache-status" else v) for n, v in response.headers])
-        brief = Response(304, [(n, v) for n, v in response.headers if n.lower() in _KEPT_BY_304])
         self.fields = tuple(response.headers)
+        brief = Response(304, self.brief_fields)
         self.body = body
         self.is_apart = len(body) > JOINED_BYTES
         self._whole_rest = f"\r\n{head_lines(response)}Content-Length: {len(body)}\r\n\r\n".encode("latin-1")
@@ -91,6 +93,12 @@ class Rendered:
         self.size = held + 2 * (len(self._whole_rest) + len(self._brief_rest)) + _OVERHEAD_BYTES
         self.pages: Pages = {}
         self.line = b""
+        self.lowered: tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]]] | None = None
+
+    @property
+    def brief_fields(self) -> list[tuple[str, str]]:
+        """The header fields of a ``304``, without those that the server adds."""
+        return [(n, v) for n, v in self.fields if n.lower() in _KEPT_BY_304]
 
     def refresh(self, second: int, date: bytes) -> None:
         """Make both messages anew for ``second``."""
@@ -127,7 +135,7 @@ class HotPages:
         Later hits count in ``tally`` and are answered only while ``validity`` holds; their ``Cache-Status`` is ``leeward; hit``.
         """
         body, etag = response.body, response.header("etag")
-        if not (request.listed and request.method == "GET" and request.version == "1.1"):
+        if not (request.listed and request.method == "GET" and request.version in ("1.1", "2")):
             return
         if response.status != 200 or not isinstance(body, bytes) or etag is None or response.reason or response.close:
             return
@@ -284,7 +292,7 @@ class Recogniser:
         facts = Facts(self._hot.epoch, None, b"")
         try:
             head = parse_head(b"GET / HTTP/1.1\r\n" + block, self._limits)
-            if _is_plain(head):
+            if is_plain(head):
                 standing = self._hosts.standing(head, "", self._trusted)
                 if standing.listed:
                     scope = self._scope(", ".join(head.values("authorization")) or None)
@@ -298,12 +306,12 @@ class Recogniser:
         return facts
 
 
-def _is_plain(head: Head) -> bool:
-    """Whether nothing in ``head`` asks for more than the page as it is."""
+def is_plain(head: Head, apart: str = "") -> bool:
+    """Whether nothing in ``head`` asks for more than the page as it is, the field ``apart`` not counted."""
     if not head.keep_alive:
         return False
     for name, value in head.headers:
-        if name in _COLD:
+        if name in _COLD and name != apart:
             return False
         # pip before 26.2 sends max-age=0 with every request; it is answered like any other.
         if name == "cache-control" and value != "max-age=0":

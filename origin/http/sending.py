@@ -51,7 +51,7 @@ class Transfer:
 
     def is_at_rest(self) -> bool:
         """Whether the peer has everything that was given to the kernel for it."""
-        return not _unacknowledged_bytes(self._wire.fileno())
+        return not unacknowledged_bytes(self._wire.fileno())
 
     @property
     def given(self) -> int:
@@ -103,7 +103,7 @@ class Transfer:
             if offset >= probed:
                 # sendfile would block the whole loop on a cold page (2-5 ms); asking costs 0.3 us.
                 if not _is_resident(fd, offset + count - 1):
-                    await trio.to_thread.run_sync(_read_ahead, fd, offset, count, limiter=self._cold_reads)
+                    await read_ahead(fd, offset, count, self._cold_reads)
                 probed = offset + count
             try:
                 sent = self._wire.sendfile_nowait(fd, offset, min(count, probed - offset))
@@ -141,7 +141,7 @@ class Transfer:
                 return
 
 
-def _unacknowledged_bytes(fd: int) -> int:
+def unacknowledged_bytes(fd: int) -> int:
     """Bytes in the socket's send queue."""
     answer = fcntl.ioctl(fd, termios.TIOCOUTQ, struct.pack("i", 0))
     count: int = struct.unpack("i", answer)[0]
@@ -156,6 +156,22 @@ def _is_resident(fd: int, offset: int) -> bool:
     except OSError:
         return True  # the file system cannot tell
     return True
+
+
+def read_nowait(fd: int, offset: int, count: int) -> bytes | None:
+    """Up to ``count`` bytes of a file, as far as they are in memory; ``b""`` at its end, None if the first would have to be waited for."""
+    buffer = bytearray(count)
+    try:
+        return bytes(memoryview(buffer)[: os.preadv(fd, [buffer], offset, _RWF_NOWAIT)])
+    except BlockingIOError:
+        return None
+    except OSError:
+        return os.pread(fd, count, offset)  # the file system cannot tell
+
+
+async def read_ahead(fd: int, offset: int, count: int, cold_reads: trio.CapacityLimiter) -> None:
+    """Bring a piece of a file into memory, off the event loop."""
+    await trio.to_thread.run_sync(_read_ahead, fd, offset, count, limiter=cold_reads)
 
 
 def _read_ahead(fd: int, offset: int, count: int) -> None:
