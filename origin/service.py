@@ -147,6 +147,14 @@ class Service:
         """The projects held of an instance, sorted."""
         return await self._catalog.projects(registry)
 
+    async def remember(self, key: str, value: str) -> None:
+        """Keep a small fact over restarts. Raises ``Unavailable``."""
+        await self._catalog.remember(key, value)
+
+    async def recall(self, key: str) -> str | None:
+        """What was kept under ``key``, None if nothing was. Raises ``Unavailable``."""
+        return await self._catalog.recall(key)
+
     def set_rules(self, rules: Sequence[Rule]) -> None:
         """Put rules in force, at once and on every path."""
         self._pages.set_rules(rules)
