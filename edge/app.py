@@ -151,7 +151,7 @@ def _proxy(settings: EdgeSettings, node: Node) -> tuple[Hosts, Interception] | N
         return None
     try:
         hosts = Hosts(node.registries, {name: registry.aliases for name, registry in settings.registries.items()})
-        return hosts, Interception(settings.data, hosts, node.service.clock)
+        return hosts, Interception(settings.data, hosts, node.service.clock, node.metrics)
     except NotImplementedError:
         return None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from origin.errors import Unusable
 
-from . import authority
+from .signer import Files, place, root_of
 
 PASSWORD = "changeit"  # noqa: S105  # what JDKs use for their own truststores: there is no secret in it, and keytool asks for one
 """The password of a truststore, where nothing else is asked for."""
@@ -59,8 +59,8 @@ def ensure_trust(directory: Path, environ: Mapping[str, str] = os.environ) -> Tr
 
     Blocks; starts the signer if there is no root yet. Raises ``errors.Unusable`` with a sentence.
     """
-    root = authority.root_of(directory)
-    files = authority.Files(directory)
+    root = root_of(directory)
+    files = Files(directory)
     trust = Trust(files.root, files.directory / "bundle.pem", files.directory / "truststore.p12", PASSWORD)
     write_bundle(trust.bundle, root, environ)
     write_truststore(trust.truststore, root, PASSWORD, environ)
@@ -75,7 +75,7 @@ def write_bundle(path: Path, root_pem: bytes, environ: Mapping[str, str] = os.en
     certificates = _with_ours(root_pem, environ, path)
     content = b"".join(_pem(der) for der in certificates)
     if _read(path) != content:
-        authority.place(path, content, 0o644)
+        place(path, content, 0o644)
     return len(certificates)
 
 
@@ -102,7 +102,7 @@ def write_truststore(path: Path, root_pem: bytes, password: str = PASSWORD, envi
             # An alias that is used twice would be one entry, so each has its number.
             entries.append(PKCS12Certificate(certificate, b"leeward" if number == 0 else f"public-{number}".encode()))
         if _trusted(path, password) != [entry.certificate for entry in entries]:
-            authority.place(path, serialize_java_truststore(entries, BestAvailableEncryption(password.encode())), 0o644)
+            place(path, serialize_java_truststore(entries, BestAvailableEncryption(password.encode())), 0o644)
     return len(entries)
 
 

@@ -57,10 +57,19 @@ class Metrics:
         self.rules_invalid = Gauge(
             "leeward_rules_invalid", "1 while the rules on disk are invalid and the last good ones stay", registry=r
         )
+        # When does the authority's intermediate end, and could not all be signed that should have been?
+        self.intermediate_ends = Gauge(
+            "leeward_authority_intermediate_ends_seconds", "When the intermediate ends, UTC seconds; 0 without one", registry=r
+        )
+        self.authority_troubled = Gauge(
+            "leeward_authority_troubled", "1 while a certificate is due that could not be made", registry=r
+        )
         # Were access records lost to a full buffer?
         self.access_lost = Counter("leeward_access_records_lost", "Access records dropped", registry=r)
         # How many client connections are open?
         self.connections = Gauge("leeward_connections", "Open client connections", registry=r)
+        # Do clients trust the certificates they are shown? "distrusted" are those who said that they do not.
+        self.handshakes = Counter("leeward_tls_handshakes", "TLS handshakes with clients", ["outcome"], registry=r)
         # When does the certificate that we show end?
         self.certificate_expires = Gauge(
             "leeward_certificate_expires_seconds", "End of the operator's certificate in use, in UTC seconds", registry=r

@@ -53,6 +53,7 @@ MAY_BLOCK: dict[str, str] = {
     "origin.pipeline": "archives are read in worker threads",
     "origin.relays": "large answers are judged in worker threads",
     "origin.sources.registry": "what is posted is read once more in a worker thread, since it may be large",
+    "edge.intercept": "certificates are read in a worker thread",
     "edge.mirror": "a request's coded body is unpacked in a worker thread",
     "edge.render": "large pages are written in worker threads",
 }
