@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -20,7 +20,7 @@ from .hosts import Hosts, Standings
 from .limits import Limits
 from .problems import respond
 from .sending import Stalled, Transfer, Truncated
-from .wire import Wire
+from .wire import PlainWire, Wire
 
 _log = logging.getLogger(__name__)
 
@@ -114,6 +114,8 @@ async def converse(house: House, peer: Peer) -> bool | Intercept | Splice:
 
         await _attended(peer, transfer, handle)
         assert response is not None
+        if isinstance(response.onward, Intercept) and (trouble := _cannot_shake_hands(peer)) is not None:
+            response = replace(respond(trouble, request), delivered=response.delivered, close=True)
         onward = response.onward
         if onward is not None and not is_excessive and (head.method != "CONNECT" or response.status < 300):
             if head.method == "CONNECT":
@@ -253,6 +255,21 @@ async def _send(peer: Peer, transfer: Transfer, message: bytes, body: Body) -> N
         case _:
             await transfer.head(message)
             await transfer.body(body)
+
+
+def _cannot_shake_hands(peer: Peer) -> Malformed | None:
+    """Why TLS cannot begin here, if it cannot: OpenSSL wants a socket, with everything that the client will say still in it."""
+    if not isinstance(peer.wire, PlainWire):
+        return Malformed("TLS cannot be intercepted inside TLS: set this proxy as http://", 501)
+    if peer.unread:
+        return Malformed("the client must wait for the answer to CONNECT")
+    return None
+
+
+async def refuse(house: House, peer: Peer, error: Malformed) -> None:
+    """Tell a client that has said nothing of use yet, and let it read that. Raises ``OSError`` or ``Stalled``."""
+    await _refuse(house, Transfer(peer.wire, house.limits, house.cold_reads), respond(error))
+    await _linger(peer)
 
 
 async def _refuse(house: House, transfer: Transfer, answer: Response) -> None:

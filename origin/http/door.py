@@ -14,19 +14,22 @@ import logging
 import os
 import select
 import socket
-from collections import deque
+import ssl
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from functools import partial
 
 import trio
 
 from ..metrics import Metrics
 from . import Intercept, Splice
-from .conversation import Gone, House, Peer, converse
+from .connection import Connection, Wheel
+from .conversation import Gone, House, converse, refuse
 from .h1 import Malformed, check_beginning, http_date
 from .h2 import serve_h2
-from .hosts import Standings
+from .hosts import Site, Standings
 from .hot import (
     LIMIT_BLOCK_BYTES,
-    Facts,
     HotPages,
     Recogniser,
     Rendered,
@@ -37,7 +40,8 @@ from .hot import (
 )
 from .sending import Stalled, Transfer, Truncated
 from .splice import splice
-from .wire import PlainWire, Wire
+from .tls import Contexts, handshake
+from .wire import PlainWire
 
 _log = logging.getLogger(__name__)
 
@@ -46,96 +50,33 @@ _POLL_EVENTS = 64
 _TURN_EVENTS = 256
 _PIPELINED = 32
 _ACCEPTS = 64
-_SLOTS = 80
 _EMPTY_LINES = 2
 _BACKLOG_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_CLIENT_HELLO = b"\x16"  # the content type of a record that carries a handshake (RFC 8446 §5.1); no method of HTTP begins so
+_TUNNELS = 32
+_TUNNEL_BLOCKS = 512
+_DISTRUST = frozenset(
+    f"{prefix}_ALERT_{reason}"
+    for prefix in ("TLSV1", "TLSV13", "SSLV3")
+    for reason in ("UNKNOWN_CA", "BAD_CERTIFICATE", "CERTIFICATE_UNKNOWN", "CERTIFICATE_EXPIRED", "UNSUPPORTED_CERTIFICATE")
+)
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-
-
-class Connection(Peer):
-    """One client connection, idle or in a conversation. ``block`` is the last raw header block, ``facts`` what it means.
-
-    If an ``If-None-Match`` line was cut out of it, ``before`` and ``after`` are what stood around the line's value. ``empty_lines`` were
-    skipped since the last request.
-
-    ``stamp`` is the tick of the last activity, ``since`` the tick at which an unfinished head began (-1: none), ``slot`` the wheel's slot.
-    """
-
-    __slots__ = (
-        "after",
-        "before",
-        "block",
-        "busy",
-        "empty_lines",
-        "facts",
-        "fd",
-        "recogniser",
-        "recv",
-        "send",
-        "send_parts",
-        "since",
-        "slot",
-        "stamp",
-    )
-
-    def __init__(self, wire: Wire, address: str, trusted: bool, hosts: Standings, recogniser: Recogniser, tick: int) -> None:
-        super().__init__(wire, address, trusted, hosts)
-        self.fd = wire.fileno()
-        self.recv = wire.recv_nowait
-        self.send = wire.send_nowait
-        self.send_parts = wire.send_parts_nowait
-        self.empty_lines = 0
-        self.recogniser = recogniser
-        self.block = b""
-        self.facts: Facts | None = None
-        self.before = self.after = b""
-        self.busy = False
-        self.stamp = tick
-        self.since = -1
-        self.slot = -1
-
-
-class Wheel:
-    """Deadlines by whole seconds: a connection moves only when its slot comes up, so activity costs one stamp."""
-
-    def __init__(self, idle_s: float, head_s: float) -> None:
-        self._idle = max(1, round(idle_s))
-        self._head = max(1, round(head_s))
-        self._slots: list[set[Connection]] = [set() for _ in range(max(_SLOTS, self._idle + 2, self._head + 2))]
-        self.tick = 0
-
-    def put(self, connection: Connection) -> None:
-        """File the connection under the second its present deadline falls in."""
-        self.remove(connection)
-        connection.slot = self._due(connection) % len(self._slots)
-        self._slots[connection.slot].add(connection)
-
-    def remove(self, connection: Connection) -> None:
-        if connection.slot >= 0:
-            self._slots[connection.slot].discard(connection)
-            connection.slot = -1
-
-    def advance(self) -> list[Connection]:
-        """One second later: the connections whose time is up, removed from the wheel."""
-        self.tick += 1
-        slot = self._slots[self.tick % len(self._slots)]
-        due = [connection for connection in slot if self._due(connection) <= self.tick]
-        for connection in list(slot):
-            if self._due(connection) <= self.tick:
-                self.remove(connection)
-            else:
-                self.put(connection)
-        return due
-
-    def _due(self, connection: Connection) -> int:
-        return connection.since + self._head if connection.since >= 0 else connection.stamp + self._idle
 
 
 class Door:
     """The connections of one set of listeners."""
 
-    def __init__(self, house: House, hot: HotPages, metrics: Metrics | None, connections: int) -> None:
-        """At most ``connections`` are open at a time."""
+    def __init__(
+        self,
+        house: House,
+        hot: HotPages,
+        metrics: Metrics | None,
+        connections: int,
+        *,
+        schemes: Sequence[str] = ("http",),
+        contexts: Contexts | None = None,
+    ) -> None:
+        """At most ``connections`` are open at a time. ``contexts`` are needed if ``https`` is among ``schemes``."""
         self._house = house
         self._most_connections = connections
         self._hot = hot
@@ -146,9 +87,12 @@ class Door:
         self._connections: dict[int, Connection] = {}
         self._ready: deque[Connection] = deque()
         self._wheel = Wheel(self._limits.idle_s, self._limits.head_s)
-        self._recognisers = {
-            trusted: Recogniser(hot, house.hosts, self._limits, trusted, house.scope) for trusted in (False, True)
-        }
+        self._schemes = schemes
+        self._contexts = contexts
+        self._recognisers = self._recognisers_for(house.hosts)
+        self._secure_recognisers = self._recognisers_for(house.hosts.over_tls)
+        self._tunnels: OrderedDict[str, tuple[Site, Recogniser]] = OrderedDict()
+        self._handshakes: set[trio.CancelScope] = set()
         self._second = -1
         self._now = 0.0
         self._date = b""
@@ -192,9 +136,11 @@ class Door:
         self._stop_listening()
         for listener in self._listeners.values():
             listener.close()
+        for scope in self._handshakes:
+            scope.cancel()
         for connection in list(self._connections.values()):
             if not connection.busy and connection.since < 0:
-                self._close(connection)
+                self._close(connection, is_whole=True)
         if self._connections:
             with trio.move_on_after(self._limits.drain_s):
                 await self._empty.wait()
@@ -220,7 +166,7 @@ class Door:
                     if connection.since >= 0:
                         with contextlib.suppress(OSError):  # it is closed in any case
                             connection.send(_TOO_SLOW)
-                    self._close(connection)
+                    self._close(connection, is_whole=True)
             self._resume_listening()
 
     # -- listening
@@ -258,13 +204,16 @@ class Door:
             try:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 own = sock.getsockname()
-                if self._house.hosts.own(own[0], own[1]):
-                    self._hot.forget_facts()
+                for scheme in self._schemes:
+                    if self._house.hosts.own(own[0], own[1], scheme):
+                        self._hot.forget_facts()
                 address = str(peer[0])
                 trusted = self._house.hosts.trusts(address)
                 connection = Connection(
                     PlainWire(sock), address, trusted, self._house.hosts, self._recognisers[trusted], self._wheel.tick
                 )
+                if self._contexts is not None:
+                    connection.recv = partial(self._on_first_byte, connection, sock, self._contexts)
                 self._epoll.register(connection.fd, select.EPOLLIN)
             except OSError:
                 sock.close()
@@ -273,6 +222,85 @@ class Door:
             self._wheel.put(connection)
             if self._metrics is not None:
                 self._metrics.connections.inc()
+
+    # -- TLS
+
+    def _recognisers_for(self, hosts: Standings) -> dict[bool, Recogniser]:
+        house = self._house
+        return {trusted: Recogniser(self._hot, hosts, house.limits, trusted, house.scope) for trusted in (False, True)}
+
+    def _on_first_byte(self, connection: Connection, sock: socket.socket, contexts: Contexts, count: int) -> bytes:
+        """Stands for ``recv`` until a client has said something: the first byte tells whether it speaks TLS."""
+        assert self._nursery is not None
+        first = sock.recv(1, socket.MSG_PEEK)
+        if first == _CLIENT_HELLO:
+            self._park(connection)
+            recogniser = self._secure_recognisers[connection.trusted]
+            self._nursery.start_soon(self._secure, connection, contexts.context(), self._house.hosts.over_tls, recogniser)
+            raise BlockingIOError
+        if first and "http" not in self._schemes:
+            self._park(connection)
+            self._nursery.start_soon(self._turn_away, connection)
+            raise BlockingIOError
+        connection.recv = sock.recv
+        return sock.recv(count)
+
+    def _tunnel(self, base: str) -> tuple[Site, Recogniser]:
+        """What is remembered of requests to one site. Clients can name many, each with ports of its own."""
+        found = self._tunnels.get(base)
+        if found is None:
+            site = Site(base)
+            found = site, Recogniser(self._hot, site, self._limits, False, self._house.scope, _TUNNEL_BLOCKS)
+            self._tunnels[base] = found
+            if len(self._tunnels) > _TUNNELS:
+                self._tunnels.popitem(last=False)
+        self._tunnels.move_to_end(base)
+        return found
+
+    async def _secure(self, connection: Connection, context: ssl.SSLContext, hosts: Standings, recogniser: Recogniser) -> None:
+        """Shake hands on a parked connection, and go on over TLS."""
+        is_done = False
+        try:
+            with trio.CancelScope() as scope:
+                self._handshakes.add(scope)
+                if self._draining:
+                    scope.cancel()
+                try:
+                    is_done = await self._shake_hands(connection, context, hosts, recogniser)
+                finally:
+                    self._handshakes.discard(scope)
+        except Exception:  # noqa: BLE001 - one client's failure must not end the others
+            _log.exception("a handshake failed")
+        finally:
+            if not is_done:
+                self._close(connection)
+            elif connection.wire.spoken != "h2":
+                self._return(connection, True)
+        if is_done and connection.wire.spoken == "h2":
+            await self._converse(connection)
+
+    async def _shake_hands(
+        self, connection: Connection, context: ssl.SSLContext, hosts: Standings, recogniser: Recogniser
+    ) -> bool:
+        wire = connection.wire
+        assert isinstance(wire, PlainWire)
+        outcome = "failed"
+        try:
+            secure = await handshake(wire.socket, context, self._limits.handshake_s)
+            connection.begin(secure, hosts, recogniser)
+            outcome = "done"
+        except TimeoutError:
+            outcome = "late"
+        except ssl.SSLError as error:
+            if error.reason in _DISTRUST:
+                outcome = "distrusted"
+                where = hosts.base if isinstance(hosts, Site) else "this server"
+                _log.info("%s does not trust the certificate of %s: %s", connection.address, where, error.reason)
+        except OSError:
+            pass  # it left
+        if self._metrics is not None:
+            self._metrics.handshakes.labels(outcome).inc()
+        return outcome == "done"
 
     # -- events
 
@@ -326,7 +354,7 @@ class Door:
             self._close(connection)
             return
         if not data:
-            self._close(connection)
+            self._close(connection, is_whole=True)
             return
         connection.stamp = self._wheel.tick
         if connection.unread:
@@ -507,19 +535,17 @@ class Door:
         self._nursery.start_soon(self._converse, connection)
 
     async def _converse(self, connection: Connection) -> None:
-        keep = False
+        outcome: bool | Intercept = False
         try:
             if connection.wire.spoken == "h2":
                 await serve_h2(self._house, connection, self._hot)
-                return
-            outcome = await converse(self._house, connection)
-            match outcome:
-                case bool():
-                    keep = outcome
-                case Splice():
-                    await splice(self._house, connection, outcome)
-                case Intercept():
-                    raise NotImplementedError
+                connection.wire.finish()
+            else:
+                turned = await converse(self._house, connection)
+                if isinstance(turned, Splice):
+                    await splice(self._house, connection, turned)
+                else:
+                    outcome = turned
         except Stalled:
             # What the kernel holds for such a peer is given up too.
             connection.wire.abort()
@@ -528,7 +554,20 @@ class Door:
         except Exception:  # noqa: BLE001 - one conversation's failure must not end the others
             _log.exception("a conversation failed")
         finally:
-            self._return(connection, keep)
+            if not isinstance(outcome, Intercept):
+                self._return(connection, outcome)
+        if isinstance(outcome, Intercept):
+            site, recogniser = self._tunnel(outcome.site)
+            await self._secure(connection, outcome.context, site, recogniser)
+
+    async def _turn_away(self, connection: Connection) -> None:
+        """Tell a client that speaks plain HTTP where only TLS is spoken."""
+        try:
+            await refuse(self._house, connection, Malformed("this port speaks TLS only: ask it by https://"))
+        except (OSError, Stalled):
+            pass  # it left
+        finally:
+            self._return(connection, False)
 
     async def _finish(self, connection: Connection, head: bytes, body: memoryview, rendered: Rendered) -> None:
         """Send the rest of a hot hit that did not fit."""
@@ -549,7 +588,7 @@ class Door:
     def _return(self, connection: Connection, keep: bool) -> None:
         """Give the connection back to the door, or close it."""
         if not keep or self._draining or self._epoll is None or connection.gone:
-            self._close(connection)
+            self._close(connection, is_whole=keep)
             return
         connection.busy = False
         connection.stamp = self._wheel.tick
@@ -559,13 +598,18 @@ class Door:
             self._ready.append(connection)
             os.eventfd_write(self._bell, 1)
 
-    def _close(self, connection: Connection) -> None:
-        """Forget and close. The kernel takes a closed descriptor out of epoll by itself; its number may be anybody's afterwards."""
+    def _close(self, connection: Connection, *, is_whole: bool = False) -> None:
+        """Forget and close. The kernel takes a closed descriptor out of epoll by itself; its number may be anybody's afterwards.
+
+        Over TLS a connection is ended in order only if what was sent ``is_whole``; to the others the next segment says as much.
+        """
         if self._connections.get(connection.fd) is not connection:
             return
         del self._connections[connection.fd]
         self._wheel.remove(connection)
         connection.busy = True
+        if is_whole and connection.is_secure:
+            connection.wire.finish()
         connection.wire.close()
         if self._metrics is not None:
             self._metrics.connections.dec()

@@ -58,11 +58,15 @@ class Site:
 
 
 class Hosts:
-    """The closed list of bases: ``public_urls`` if any are given, else the listeners' own addresses, which ``own`` adds."""
+    """The closed list of bases: ``public_urls`` if any are given, else the listeners' own addresses, which ``own`` adds.
+
+    ``over_tls`` says the same of requests that come over TLS to a listener of ours.
+    """
 
     def __init__(self, public_urls: Iterable[str] = (), trusted_proxies: Iterable[str] = ()) -> None:
         self._listed: dict[tuple[str, str], str] = {}
         self._public = False
+        self.over_tls: Standings = _OverTLS(self)
         self._networks: tuple[Network, ...] = tuple(ipaddress.ip_network(network, strict=False) for network in trusted_proxies)
         for url in public_urls:
             parts = urlsplit(url)
@@ -71,18 +75,18 @@ class Hosts:
             self._public = True
             self._listed[parts.scheme, _authority(parts.netloc, parts.scheme)] = url.rstrip("/")
 
-    def own(self, host: str, port: int) -> bool:
+    def own(self, host: str, port: int, scheme: str = "http") -> bool:
         """Add an address that a listener has itself, unless public URLs are given; True if the list grew.
 
         What no Host field could spell (``(none)`` as the machine's name, an address with a zone) is not added.
         """
         try:
-            authority = _authority(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", "http")
+            authority = _authority(f"[{host}]:{port}" if ":" in host else f"{host}:{port}", scheme)
         except Malformed:
             return False
-        if self._public or ("http", authority) in self._listed or len(self._listed) >= _LIMIT_OWN:
+        if self._public or (scheme, authority) in self._listed or len(self._listed) >= _LIMIT_OWN:
             return False
-        self._listed["http", authority] = f"http://{authority}"
+        self._listed[scheme, authority] = f"{scheme}://{authority}"
         return True
 
     def trusts(self, peer: str) -> bool:
@@ -90,9 +94,9 @@ class Hosts:
         address = _address(peer)
         return address is not None and any(address in network for network in self._networks)
 
-    def standing(self, head: Head, peer: str, trusted: bool) -> Standing:
-        """Settle base and client for one request. Raises ``Malformed`` for an invalid Host."""
-        scheme, authority, client = "http", (head.values("host") or [""])[0], peer
+    def standing(self, head: Head, peer: str, trusted: bool, scheme: str = "http") -> Standing:
+        """Settle base and client for one request that came by ``scheme``. Raises ``Malformed`` for an invalid Host."""
+        authority, client = (head.values("host") or [""])[0], peer
         if head.target[:1] not in ("/", "*") and head.method != "CONNECT":
             # "When an origin server receives a request with an absolute-form of request-target, the origin server MUST ignore the received
             # Host header field (if any) and instead use the host information of the request-target" (RFC 9112 §3.2.2)
@@ -107,7 +111,8 @@ class Hosts:
                 raise Malformed("unknown X-Forwarded-Proto")
             client = self._client(head, peer)
         if not authority and head.version == "1.0" and "host" not in dict(head.headers):
-            base = next(iter(self._listed.values()), "http://localhost")
+            bases = sorted(self._listed.items(), key=lambda known: known[0][0] != scheme)  # of this scheme first, in their order
+            base = bases[0][1] if bases else f"{scheme}://localhost"
             return Standing(base, True, client)
         authority = _authority(authority, scheme)
         known = self._listed.get((scheme, authority)) or (self._elsewhere(authority) if self._public else None)
@@ -134,6 +139,16 @@ class Hosts:
             if not self.trusts(hop):
                 break
         return client
+
+
+class _OverTLS:
+    """``Hosts`` as requests over TLS have it."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+
+    def standing(self, head: Head, peer: str, trusted: bool) -> Standing:
+        return self._hosts.standing(head, peer, trusted, "https")
 
 
 def _authority(text: str, scheme: str) -> str:

@@ -34,6 +34,9 @@ LIMIT_BLOCKS = 4096
 LIMIT_BLOCK_BYTES = 2048
 """The longest header block worth remembering."""
 
+LIMIT_GROUPS = 4096
+"""How many (face, base, scope) are remembered with nothing kept for them."""
+
 JOINED_BYTES = 64 * 1024
 """The longest body that is joined with its head, for one plain send; of a longer one only the head is made anew each second."""
 
@@ -163,6 +166,8 @@ class HotPages:
 
     def pages(self, face: Face, base: str, scope: str) -> Pages:
         """The answers kept for one face, base and scope: the same dictionary until ``clear``."""
+        if len(self._groups) >= LIMIT_GROUPS:
+            self._forget_empty_groups()
         return self._groups.setdefault((face, base, scope), {})
 
     def ready(self, request: Request, now: float) -> Rendered | None:
@@ -178,6 +183,11 @@ class HotPages:
         if not rendered.validity.valid:
             self.drop(rendered)
         return None
+
+    def _forget_empty_groups(self) -> None:
+        """Clients can name many sites, with nothing kept for them. Facts that know such a dictionary would never find anything in it."""
+        self._groups = {key: pages for key, pages in self._groups.items() if pages}
+        self.forget_facts()
 
     def drop(self, rendered: Rendered) -> None:
         """Forget an answer that will never hold again."""
@@ -270,11 +280,21 @@ _PLAIN = re.compile(rb"[\x20-\x7e]*")
 
 
 class Recogniser:
-    """Tells what raw header blocks mean. One per kind of peer: a trusted proxy's forwarded fields change what a block means."""
+    """Tells what raw header blocks mean, and remembers at most ``limit_blocks`` of them.
+
+    One per kind of peer: a trusted proxy's forwarded fields change what a block means, and so does the site that a client speaks to.
+    """
 
     def __init__(
-        self, hot: HotPages, hosts: Standings, limits: Limits, trusted: bool, scope: Callable[[str | None], str]
+        self,
+        hot: HotPages,
+        hosts: Standings,
+        limits: Limits,
+        trusted: bool,
+        scope: Callable[[str | None], str],
+        limit_blocks: int = LIMIT_BLOCKS,
     ) -> None:
+        self._limit_blocks = limit_blocks
         self._hot = hot
         self._hosts = hosts
         self._limits = limits
@@ -300,7 +320,7 @@ class Recogniser:
         except Malformed:
             pass  # read in full again, and refused there
         if len(block) <= LIMIT_BLOCK_BYTES:
-            if len(self._known) >= LIMIT_BLOCKS:
+            if len(self._known) >= self._limit_blocks:
                 self._known.clear()
             self._known[block] = facts
         return facts

@@ -20,6 +20,7 @@ from .door import Door
 from .hosts import Hosts
 from .hot import HotPages
 from .limits import Limits
+from .tls import Contexts
 
 __all__ = ["CannotListen", "Limits", "Server", "open_tcp", "raise_descriptor_limit"]
 
@@ -123,7 +124,7 @@ def _sentence(where: str, error: OSError) -> str:
 
 
 class Server:
-    """HTTP/1.1 for one handler. ``hot`` holds the answers that need no handler."""
+    """HTTP for one handler, plain and over TLS. ``hot`` holds the answers that need no handler."""
 
     def __init__(
         self,
@@ -158,9 +159,18 @@ class Server:
         )
 
     async def serve(
-        self, listeners: list[socket.socket], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        listeners: list[socket.socket],
+        *,
+        contexts: Contexts | None = None,
+        tls_only: bool = False,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve on ``listeners``, which are closed in the end, until cancelled or drained."""
+        """Serve on ``listeners``, which are closed in the end, until cancelled or drained.
+
+        With ``contexts`` they take TLS beside plain HTTP; with ``tls_only``, too, plain HTTP is told to come back over TLS.
+        """
+        schemes = ("http",) if contexts is None else ("https",) if tls_only else ("http", "https")
         for listener in listeners:
             host, port = listener.getsockname()[:2]
             names = ["localhost", "127.0.0.1", "::1"]
@@ -170,8 +180,10 @@ class Server:
             else:
                 names.insert(0, host)
             for name in names:
-                self._house.hosts.own(name, port)
-        door = Door(self._house, self._hot, self._metrics, _affordable(self.limits.connections))
+                for scheme in schemes:
+                    self._house.hosts.own(name, port, scheme)
+        most = _affordable(self.limits.connections)
+        door = Door(self._house, self._hot, self._metrics, most, schemes=schemes, contexts=contexts)
         self._doors.append(door)
         try:
             await door.run(listeners, task_status=task_status)
