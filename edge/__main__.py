@@ -187,7 +187,21 @@ def _parser() -> argparse.ArgumentParser:
         "Print what the running edge says of itself.",
         "edge status\n  edge status --json",
     )
-    for command in (refresh, why, verify, gc, status):
+    ca = _command(
+        commands,
+        "ca",
+        _ca,
+        "show the certificate authority, or have clients trust it",
+        "Print what this edge's certificate authority holds, or write files that make a client trust\n"
+        "its root. A bundle and a truststore hold the machine's public roots too, because clients\n"
+        "that are given one mostly forget their own. Needs no running edge.",
+        "edge ca\n  edge ca --pem > leeward.pem\n  edge ca --bundle roots.pem\n  edge ca --truststore roots.p12",
+    )
+    ca.add_argument("--pem", action="store_true", help="print the root's certificate")
+    ca.add_argument("--bundle", metavar="FILE", type=Path, help="write the public roots and ours, in PEM")
+    ca.add_argument("--truststore", metavar="FILE", type=Path, help="write the same as a PKCS#12 truststore, for JVMs")
+    ca.add_argument("--password", default="changeit", help="the truststore's password (default: changeit)")
+    for command in (refresh, why, verify, gc, status, ca):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
@@ -396,6 +410,29 @@ def _gc(asked: argparse.Namespace) -> int:
 def _status(asked: argparse.Namespace) -> int:
     result = _ask(asked, "status", {})
     return _tell(asked, result, lambda: status_lines(result))
+
+
+def _ca(asked: argparse.Namespace) -> int:
+    import time
+
+    from . import ca, signer, trust
+
+    data = _load(asked, rules_too=False).settings.data
+    root = signer.root_of(data)
+    if asked.pem:
+        sys.stdout.write(root.decode())
+        return 0
+    written: dict[str, object] = {}
+    if asked.bundle is not None:
+        written[str(asked.bundle)] = trust.write_bundle(asked.bundle, root)
+    if asked.truststore is not None:
+        written[str(asked.truststore)] = trust.write_truststore(asked.truststore, root, asked.password)
+    if written:
+        return _tell(
+            asked, written, lambda: [f"{path} holds {count} certificates, ours among them" for path, count in written.items()]
+        )
+    result = ca.describe(data, time.time())
+    return _tell(asked, result, lambda: ca.lines(result, time_text))
 
 
 def _tell(asked: argparse.Namespace, result: object, lines: Callable[[], list[str]]) -> int:
