@@ -1,9 +1,13 @@
-"""The mirror face: request -> registry -> page or file -> response."""
+"""The mirror face: request -> registry -> page or file -> response.
+
+What a request is about is answered alike whichever face was asked: an ``Offer`` holds all that differs. ``forward.py`` makes those of
+the proxy face.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from urllib.parse import unquote
@@ -13,7 +17,7 @@ import trio
 
 from origin import targets
 from origin.catalog import Access
-from origin.errors import Corrupt, NotFound, Refused, Unavailable
+from origin.errors import Corrupt, NotFound, Refused, Unavailable, Unusable
 from origin.files import Delivery
 from origin.groups import members_for
 from origin.http import Request, Response
@@ -22,7 +26,7 @@ from origin.http.hot import HotPages
 from origin.http.problems import problem, respond
 from origin.logs import access, tell_access
 from origin.metrics import Metrics, Tally
-from origin.model import File, Headers, Local, Page, Relay, Resource
+from origin.model import Face, File, Headers, Listing, Local, Page, Relay, Resource
 from origin.pages import PageView
 from origin.registries import Registry
 from origin.service import Service
@@ -63,8 +67,28 @@ class Instance:
         return self.members[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a face offers at the place that was asked: ``members`` in the order they are asked in.
+
+    ``base`` is the URL that links are written beneath, None for links as published. ``location`` says where this client finds a target
+    of theirs. ``user`` is who asks, where the face wants to know.
+    """
+
+    face: Face
+    members: tuple[Registry, ...]
+    base: str | None
+    location: Callable[[str], str]
+    user: str = ""
+
+    @property
+    def registry(self) -> Registry:
+        """The first: all read requests alike."""
+        return self.members[0]
+
+
 @dataclass(slots=True)
-class _About:
+class About:
     """What a request turned out to concern, for its metrics."""
 
     registry: str = ""
@@ -73,7 +97,11 @@ class _About:
 
 
 class Mirror:
-    """Answers requests in origin form. ``ready`` is told by the node itself; ``deployment`` is our id in ``CDN-Loop``."""
+    """Answers requests in origin form. ``ready`` is told by the node itself; ``deployment`` is our id in ``CDN-Loop``.
+
+    ``root_pem`` gives the certificate that clients of the proxy face trust, None where there is no such face. ``shown`` hears of every
+    listing that is shown as published, with its instance's name.
+    """
 
     def __init__(
         self,
@@ -83,6 +111,9 @@ class Mirror:
         hot: HotPages,
         metrics: Metrics,
         deployment: str,
+        *,
+        root_pem: Callable[[], bytes] | None = None,
+        shown: Callable[[str, Listing], None] = lambda instance, listing: None,
     ) -> None:
         # The longest path first, so that an instance beneath another's path is found.
         self._instances = sorted(instances, key=lambda i: -len(i.path))
@@ -91,29 +122,35 @@ class Mirror:
         self._hot = hot
         self._metrics = metrics
         self._deployment = deployment
+        self._root_pem = root_pem
+        self._shown = shown
 
     async def handle(self, request: Request) -> Response:
-        """Answer any request. Never raises: what goes wrong is a response with a reason."""
+        """Answer a request to the mirror face. Never raises: what goes wrong is a response with a reason."""
+        return await self.answered(request, "mirror", self._route)
+
+    async def answered(self, request: Request, face: Face, route: Callable[[Request, About], Awaitable[Response]]) -> Response:
+        """What ``route`` answers, counted and timed; what it raises is an answer too."""
         started = trio.current_time()
-        about = _About()
+        about = About()
         try:
-            response = await self._route(request, about)
+            response = await route(request, about)
         except Exception as error:  # noqa: BLE001 -- the border: every failure is an answer; respond() logs what is our fault
             response = respond(error, request)
             about.outcome = _outcome(error)
         if response.delivered is None:
             outcome = about.outcome or ("local" if response.status < 400 else "error")
-            response.delivered = _counting(self._metrics.tally("mirror", about.registry, about.kind, outcome))
+            response.delivered = _counting(self._metrics.tally(face, about.registry, about.kind, outcome))
         elapsed_s = trio.current_time() - started
         self._metrics.seconds.labels(about.kind).observe(elapsed_s)
         if access.isEnabledFor(logging.DEBUG):
             _tell(request, response, elapsed_s)
         return response
 
-    async def _route(self, request: Request, about: _About) -> Response:
+    async def _route(self, request: Request, about: About) -> Response:
         raw = request.target
-        if self._loops(request):
-            return problem(508, "Loop detected", "this request has already passed through this edge", instance=raw)
+        if (loop := self.loop(request)) is not None:
+            return loop
         if not raw.startswith("/"):
             return problem(
                 403, "Not a proxy", "this edge answers as a mirror only; use its address as the index URL", instance=raw
@@ -124,34 +161,37 @@ class Mirror:
         for instance in self._instances:
             if raw.startswith(instance.path):
                 meant = instance.registry.stray(raw, instance.path)
-                return await self._resource(request, instance, raw[len(instance.path) :] if meant is None else meant, about)
+                target = raw[len(instance.path) :] if meant is None else meant
+                return await self.offered(request, _offer(request, instance), target, about)
             if raw.partition("?")[0] == instance.path[:-1]:
                 return _redirect(301, instance.path)
         for instance in self._instances:
             meant = instance.registry.stray(raw, instance.path)
             if meant is not None:
-                return await self._resource(request, instance, meant, about)
+                return await self.offered(request, _offer(request, instance), meant, about)
         targets.parse(raw)
         paths = " ".join(instance.path for instance in self._instances)
         return problem(404, "Not found", f"no registry is offered at this path; there are {paths}", instance=raw)
 
-    async def _resource(self, request: Request, instance: Instance, target: str, about: _About) -> Response:
-        about.registry = instance.registry.name
-        asked = instance.registry.resource(request.method, target)
+    async def offered(self, request: Request, offer: Offer, target: str, about: About) -> Response:
+        """Answer a request for ``target``, which is relative to the instance, as ``Registry.resource`` has it. May raise anything."""
+        about.registry = offer.registry.name
+        asked = offer.registry.resource(request.method, target)
         match asked:
             case Page() | File():
                 about.kind = "page" if isinstance(asked, Page) else "file"
-                claimed = instance.registry.claimed(asked)
-                members = members_for(instance.members, claimed) if claimed else instance.members
+                # A host names one instance: then nobody else could answer for what its ``groups`` leave out.
+                claimed = offer.registry.claimed(asked) if offer.face == "mirror" else ""
+                members = members_for(offer.members, claimed) if claimed else offer.members
                 if not members:
                     raise NotFound(f"no upstream here answers for {claimed}")
                 about.registry = members[0].name
                 if isinstance(asked, Page):
-                    return await self._page(request, instance, members, target)
-                return await self._file(request, instance, members, target)
+                    return await self._page(request, offer, members, target)
+                return await self._file(request, offer, members, target)
             case Local():
                 about.kind = "local"
-                return self._answer(request, instance, asked)
+                return self._answer(request, offer, asked)
             case Relay():
                 about.kind = "relay"
                 return await self._relay(request, asked)
@@ -159,12 +199,15 @@ class Mirror:
                 about.outcome = "absent"
                 return problem(404, "Not found", "there is no such thing in this registry", instance=request.target)
 
-    def _loops(self, request: Request) -> bool:
-        return f"id={self._deployment}" in (request.header("cdn-loop") or "")
+    def loop(self, request: Request) -> Response | None:
+        """The answer to a request that has been here before. Source: RFC 8586."""
+        if f"id={self._deployment}" not in (request.header("cdn-loop") or ""):
+            return None
+        return problem(508, "Loop detected", "this request has already passed through this edge", instance=request.target)
 
     # ---- pages
 
-    async def _page(self, request: Request, instance: Instance, members: Sequence[Registry], target: str) -> Response:
+    async def _page(self, request: Request, offer: Offer, members: Sequence[Registry], target: str) -> Response:
         registry = members[0]
         asked = [(member, _same(Page, member.resource(request.method, target))) for member in members]
         bases = [(member, member.basis(page)) for member, page in asked]
@@ -174,10 +217,11 @@ class Mirror:
         coding = negotiate_coding(request.header("accept-encoding"), CODINGS)
         if media_type == "text/plain":
             coding = "identity"
-        base = request.base + instance.path
-        wish = Wish(page, media_type, coding, base)
+        wish = Wish(page, media_type, coding, offer.base)
+        # Links as published are the same for everyone, under whatever name we were asked.
+        keep = request.listed or offer.base is None
         try:
-            rendered = await self._renderings.render(registry, view, wish, keep=request.listed)
+            rendered = await self._renderings.render(registry, view, wish, keep=keep)
         except NotFound:
             if view.outcome != "stale":
                 if self._service.clock() - view.received_at <= RELISTING_S:
@@ -186,31 +230,37 @@ class Mirror:
             if view.outcome == "stale":
                 # That something was not published yet is nothing that an outage may turn into its absence.
                 raise Unavailable("whether there is such a thing by now cannot be asked", 5) from None
-            rendered = await self._renderings.render(registry, view, wish, keep=request.listed)
+            rendered = await self._renderings.render(registry, view, wish, keep=keep)
         down = "upstream-down" in view.cache_status
         fields = _noted(registry, view, rendered.fields) if down else rendered.fields
         response = Response(200, _page_headers(rendered, view.cache_status, fields), rendered.body)
-        tally = self._metrics.tally("mirror", registry.name, "page", view.outcome)
+        if offer.base is None:
+            self._shown(registry.name, view.listing)
+        tally = self._metrics.tally(offer.face, registry.name, "page", view.outcome)
         response.delivered = _counting(tally)
         if view.fresh and not down:
             kept = Response(200, _page_headers(rendered, "hit", rendered.fields), rendered.body)
-            self._hot.keep(request, kept, view.validity, self._metrics.tally("mirror", registry.name, "page", "hit"))
+            self._hot.keep(request, kept, view.validity, self._metrics.tally(offer.face, registry.name, "page", "hit"))
         return response
 
     # ---- files
 
-    async def _file(self, request: Request, instance: Instance, members: Sequence[Registry], target: str) -> Response:
+    async def _file(self, request: Request, offer: Offer, members: Sequence[Registry], target: str) -> Response:
         registry = members[0]
         files = [_same(File, member.resource(request.method, target)) for member in members]
         if not files[0].path:
-            return _redirect(302, instance.path + await self._service.canonical_path(files[0]))
+            path = await self._service.canonical_path(files[0])
+            if offer.base is None:
+                # Where it is published may be another host: nobody is sent there for what is at hand.
+                return await self._file(request, offer, members, path)
+            return _redirect(302, offer.location(path))
         delivery = await self._service.deliver_of(files, hold_s=registry.hold_s)
         headers = list(registry.file_headers(files[0], delivery.digests, delivery.last_modified))
         if all(name.lower() != "cache-control" for name, _ in headers):
             headers.append(("Cache-Control", FILE_CACHE_CONTROL))
         headers += [("Accept-Ranges", "bytes"), ("Cache-Status", f"leeward; {delivery.cache_status}")]
         response = Response(200, headers, delivery.body)
-        response.delivered = self._ledger(request, delivery)
+        response.delivered = self._ledger(request, offer, delivery)
         return response
 
     # ---- relays
@@ -227,26 +277,26 @@ class Mirror:
             answer,
         )
 
-    def _ledger(self, request: Request, delivery: Delivery) -> Callable[[int, bool], None]:
-        tally = self._metrics.tally("mirror", delivery.file.registry, "file", delivery.outcome)
+    def _ledger(self, request: Request, offer: Offer, delivery: Delivery) -> Callable[[int, bool], None]:
+        tally = self._metrics.tally(offer.face, delivery.file.registry, "file", delivery.outcome)
         service = self._service
-        client = request.client
+        client, user = request.client, offer.user
 
         def delivered(sent: int, complete: bool) -> None:
             tally.count += 1
             tally.sent += sent
             if sent:
                 service.accesses.note(
-                    Access(service.clock(), delivery.file.key, delivery.digest.value, client, "", sent, complete)
+                    Access(service.clock(), delivery.file.key, delivery.digest.value, client, user, sent, complete)
                 )
 
         return delivered
 
     # ---- the rest
 
-    def _answer(self, request: Request, instance: Instance, local: Local) -> Response:
+    def _answer(self, request: Request, offer: Offer, local: Local) -> Response:
         if local.location:
-            return _redirect(local.status, instance.path + local.location)
+            return _redirect(local.status, offer.location(local.location))
         if local.status >= 400:
             response = problem(local.status, _TITLES.get(local.status, "Refused"), local.message, instance=request.target)
             if local.status == 405:
@@ -272,15 +322,26 @@ class Mirror:
                     [("Content-Type", "text/plain; version=0.0.4; charset=utf-8"), ("Cache-Control", "no-store")],
                     self._metrics.text(),
                 )
+            case ("ca.pem",) if self._root_pem is not None:
+                try:
+                    root = self._root_pem()
+                except Unusable as error:
+                    raise Unavailable(str(error)) from error
+                return Response(200, [("Content-Type", "application/x-pem-file"), ("Cache-Control", "no-store")], root)
             case ("why", *purl) if purl:
                 found = await self._service.why(unquote("/".join(purl)))
                 body = msgspec.json.format(msgspec.json.encode(found), indent=2)
                 return Response(200, [("Content-Type", "application/json"), ("Cache-Control", "no-store")], body + b"\n")
             case _:
-                return problem(404, "Not found", "known here: /-/live /-/ready /-/metrics /-/why/<purl>", instance=request.target)
+                known = "/-/live /-/ready /-/metrics /-/why/<purl>" + (" /-/ca.pem" if self._root_pem is not None else "")
+                return problem(404, "Not found", f"known here: {known}", instance=request.target)
 
 
 _TITLES = {403: "Forbidden", 404: "Not found", 405: "Method not allowed", 501: "Not implemented"}
+
+
+def _offer(request: Request, instance: Instance) -> Offer:
+    return Offer("mirror", instance.members, request.base + instance.path, lambda target: instance.path + target)
 
 
 def _same[T: Page | File](kind: type[T], resource: Resource | None) -> T:
