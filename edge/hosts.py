@@ -77,6 +77,7 @@ class _Instance:
     root: Path
     own: set[str]
     places: dict[str, Path] = field(default_factory=dict)
+    unsaved: bool = False
     known: trio.Event = field(default_factory=trio.Event)
 
 
@@ -226,6 +227,7 @@ class Hosts:
             if remembered.upstream == instance.registry.upstream:
                 places = {normal(host): _segments(path) for host, path in remembered.places.items()}
                 self._add(instance, places)
+                instance.unsaved = False
                 instance.known.set()
         except ValueError as error:
             log.warning("what was learnt of %s makes no sense: %s", instance.registry.name, error)
@@ -264,9 +266,12 @@ class Hosts:
         places = {host: path for host, path in places.items() if host in instance.own or _is_public(host)}
         if len(places) > LIMIT_FILE_HOSTS:
             log.warning("%s has files at %d hosts; none is stood in for", instance.registry.name, len(places))
-        elif self._add(instance, places):
+        else:
+            self._add(instance, places)
+        if instance.unsaved:
             kept = _Remembered(instance.registry.upstream, {host: "/".join(path) for host, path in instance.places.items()})
             await service.remember(_key(instance), msgspec.json.encode(kept).decode())
+            instance.unsaved = False
         return fresh
 
     async def _from_held(self, service: Service, instance: _Instance) -> dict[str, Path]:
@@ -280,17 +285,14 @@ class Hosts:
         counts = Counter(_host_of(entry.url) for listing in listings for entry in listing.entries.values())
         return {host: path for host, path in places_of(listings).items() if 2 * counts[host] >= counts.total()}
 
-    def _add(self, instance: _Instance, places: Mapping[str, Path]) -> bool:
-        """Add what was learnt; True if it is news."""
-        news = False
+    def _add(self, instance: _Instance, places: Mapping[str, Path]) -> None:
         for host, path in places.items():
             known = instance.places.get(host)
             path = path if known is None else _common(known, path)
             if path != known and (known is not None or len(instance.places) < LIMIT_FILE_HOSTS):
                 instance.places[host] = path
-                news = True
+                instance.unsaved = True
         self._settle()
-        return news
 
 
 def normal(host: str) -> str:
