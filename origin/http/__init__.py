@@ -34,7 +34,7 @@ class Request:
     trusted proxies. ``body`` is whole, within the limit.
 
     ``face`` is ``"proxy"`` for a request inside an intercepted tunnel: then ``base`` is the site the client believes it speaks to
-    (``https://pypi.test``). One in absolute form came to the mirror face, and is the handler's to tell apart.
+    (``https://pypi.test``), and ``user`` whoever asked for the tunnel. One in absolute form came to the mirror face, and is the handler's to tell apart.
     """
 
     method: str
@@ -47,6 +47,7 @@ class Request:
     body: bytes = b""
     scope: str = ""
     face: Face = "mirror"
+    user: str = ""
 
     def header(self, name: str) -> str | None:
         """The field's value, several joined by ``", "``; ``name`` in lower case."""
@@ -58,11 +59,12 @@ class Request:
 class Intercept:
     """After this answer to ``CONNECT`` the client speaks TLS, and finds ``site`` here: ``https://pypi.test``, with a port if it is not 443.
 
-    ``context`` has the certificate, and says by ALPN what is spoken.
+    ``context`` has the certificate, and says by ALPN what is spoken. ``user`` is who will have sent the requests inside.
     """
 
     site: str
     context: ssl.SSLContext
+    user: str = ""
 
 
 @dataclass(slots=True)

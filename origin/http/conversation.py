@@ -41,16 +41,18 @@ class Gone(Exception):
 class Peer:
     """One connection's side of a conversation. ``unread`` holds bytes received and not yet understood.
 
-    ``gone`` tells that the client will send nothing more; it may still read. ``hosts`` says whom it believes to speak to.
+    ``gone`` tells that the client will send nothing more; it may still read. ``hosts`` says whom it believes to speak to,
+    ``user`` whom it is, if it had to tell.
     """
 
-    __slots__ = ("address", "gone", "hosts", "trusted", "unread", "wire")
+    __slots__ = ("address", "gone", "hosts", "trusted", "unread", "user", "wire")
 
     def __init__(self, wire: Wire, address: str, trusted: bool, hosts: Standings) -> None:
         self.wire = wire
         self.hosts = hosts
         self.address = address
         self.trusted = trusted
+        self.user = ""
         self.unread = b""
         self.gone = False
 
@@ -186,6 +188,7 @@ async def _read(house: House, peer: Peer, transfer: Transfer) -> tuple[Head, Req
         body=body,
         scope=house.scope(", ".join(head.values("authorization")) or None),
         face=standing.face,
+        user=peer.user,
     )
     return head, request, is_excessive
 

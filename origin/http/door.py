@@ -557,6 +557,7 @@ class Door:
             if not isinstance(outcome, Intercept):
                 self._return(connection, outcome)
         if isinstance(outcome, Intercept):
+            connection.user = outcome.user
             site, recogniser = self._tunnel(outcome.site)
             await self._secure(connection, outcome.context, site, recogniser)
 
