@@ -1,4 +1,4 @@
-"""The command line: ``edge serve | use | refresh | why | verify | gc | status``.
+"""The command line: ``edge serve | run | use | refresh | why | verify | gc | status``.
 
 ``edge --help`` is meant to be enough to get on. What a command needs is imported when it runs, so that help is quick. Errors are one
 sentence on standard error: exit 2 for what was asked wrongly (usage, settings), 1 for what failed.
@@ -26,6 +26,10 @@ Start one, point your tools at it, install as always:
   edge serve
   edge use pip
   pip install six
+
+Or try it with nothing configured and nothing started:
+
+  edge run -- pip install six
 """
 
 _EPILOG = """\
@@ -39,6 +43,28 @@ EDGE_REGISTRIES__PYPI__UPSTREAM), then options. None are needed to begin.
 _DATA_HELP = """\
 the data directory (default: $EDGE_DATA, else what the settings say, else
 ~/.local/state/leeward/edge, for root /var/lib/leeward/edge)"""
+
+
+_CAPTURE_DESCRIPTION = """\
+Have mitmproxy catch connections and hand those to registries to this edge,
+until Ctrl-C or SIGTERM. All else goes where it was going, undecrypted. While
+the edge is down, connections to registries fail: none goes past it.
+
+local          whatever programs of this machine connect to, or only PROGRAM's:
+               its name as `ps -o comm` shows it (pip, uv, node; a thread of a
+               JVM is named differently, so give Java's process id), or its
+               process id. Needs root and Linux with eBPF. Captured programs
+               must live in this network namespace: name some if containers run.
+transparent    what nftables sends here: connections of this machine's users,
+               except the one that the edge runs as, and with --from those of
+               others. --install-rules sets the rules and takes them away at
+               the end, however that comes; without it they are printed.
+
+Programs must trust the edge's root certificate, which this does not arrange:
+see `edge ca --help`, and `edge use --help` for clients' own settings.
+
+mitmproxy (12.2 or newer) is not part of Leeward's environment, since it pins
+old libraries: python3 -m venv DIR; DIR/bin/pip install 'mitmproxy>=12.2'."""
 
 
 _CLIENTS = ("pip", "uv", "poetry", "pdm", "npm", "pnpm", "yarn", "bun", "maven", "gradle", "sbt")
@@ -131,8 +157,12 @@ def _parser() -> argparse.ArgumentParser:
         "Write a client's own configuration so that it installs through this edge. The original is\n"
         "saved once; --undo brings it back and keeps whatever you changed in the meantime.\n\n"
         "Python: pip, uv, poetry, pdm. npm: npm, pnpm, yarn, bun. Maven: maven, gradle, sbt.\n"
-        "All are changed for your user, only Poetry in the project you stand in.",
-        "edge use pip\n  edge use npm --url http://mirror.test:8080\n  edge use maven --print\n  edge use pip --undo",
+        "All are changed for your user, only Poetry in the project you stand in.\n\n"
+        "With --proxy the client keeps its registry and asks for it through the edge. uv, Poetry, PDM,\n"
+        "Bun and sbt have no setting for that: the variables to set are printed, with exit status 2.\n"
+        "edge use CLIENT and edge use --proxy CLIENT are undone one by one.",
+        "edge use pip\n  edge use npm --url http://mirror.test:8080\n  edge use maven --print\n  edge use pip --undo\n"
+        "  edge use --proxy npm\n  edge use --proxy npm --undo",
     )
     use.add_argument("client", choices=_CLIENTS, metavar="CLIENT", help=f"which client: {', '.join(_CLIENTS)}")
     use.add_argument(
@@ -141,8 +171,31 @@ def _parser() -> argparse.ArgumentParser:
         help="the edge's address, or the URL the client is to be given: an index URL ending in /simple/, for npm and Maven any "
         "with a path (default: from the settings)",
     )
+    use.add_argument(
+        "--proxy",
+        action="store_true",
+        help="set the edge as the client's proxy and make it trust the edge's root, instead of naming a registry: lock files keep the "
+        "public registries' names",
+    )
     use.add_argument("--undo", action="store_true", help="take back what an earlier run did")
     use.add_argument("--print", action="store_true", dest="only_print", help="write nothing, show what the file would be")
+
+    run = _command(
+        commands,
+        "run",
+        _run,
+        "run one command through the edge, with nothing configured",
+        "Run a command with the edge as its proxy and the edge's root trusted, in its environment only:\n"
+        "pip, uv, Poetry, PDM, npm, pnpm, Yarn, Bun, Maven, Gradle, curl and whatever they start.\n"
+        "The edge that runs is used; without one, one is started until the command ends. Hosts that\n"
+        "lock files here name for a registry are taken for it too.\n\n"
+        "The exit status is the command's (128 + n if signal n ended it), 127 if there is no such\n"
+        "command, 126 if it cannot be executed, 125 if there can be no edge.",
+        "edge run -- pip install six\n  edge run -- npm ci\n  edge run --data /srv/leeward -- mvn verify",
+    )
+    run.usage = "edge run [--config FILE] [--data DIR] [--quiet] -- COMMAND …"
+    run.add_argument("--quiet", action="store_true", help="say nothing besides what the command says, but for errors")
+    run.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command and its arguments")
 
     refresh = _command(
         commands,
@@ -206,6 +259,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _capture_arguments(capture: argparse.ArgumentParser) -> None:
+    capture.add_argument("--mode", required=True, metavar="MODE", help="transparent, local or local:PROGRAM[,PROGRAM]")
+    capture.add_argument(
+        "--hosts", metavar="NAMES", help="the registries' host names, joined by commas (default: asked from the edge)"
+    )
+    capture.add_argument(
+        "--url", metavar="URL", help="the edge's address, with user and password if it asks for them (default: from the settings)"
+    )
+    capture.add_argument("--mitmdump", metavar="PATH", help="mitmproxy's command (default: $EDGE_MITMDUMP, else looked for)")
+    capture.add_argument(
+        "--port", metavar="N", type=int, default=8082, help="transparent: where mitmproxy listens (default 8082)"
+    )
+    capture.add_argument("--ports", metavar="N,N", default="80,443", help="transparent: what is captured (default 80,443)")
+    capture.add_argument(
+        "--from",
+        metavar="INTERFACE",
+        dest="interfaces",
+        action="append",
+        default=[],
+        help="transparent: capture what comes in here too (containers, other machines); may be repeated",
+    )
+    capture.add_argument("--install-rules", action="store_true", help="transparent: set the nftables rules, as long as this runs")
+
+
 def _command(
     commands: Any, name: str, run: Callable[[argparse.Namespace], int], brief: str, description: str, examples: str
 ) -> argparse.ArgumentParser:
@@ -265,21 +342,89 @@ def _serve(asked: argparse.Namespace) -> int:
     return app.main(loaded)
 
 
+def _run(asked: argparse.Namespace) -> int:
+    command = asked.command[1:] if asked.command[:1] == ["--"] else asked.command
+    if not command:
+        print("edge: run needs a command: edge run -- pip install six", file=sys.stderr)
+        return 2
+    from . import run
+
+    def tell(note: str) -> None:
+        if not asked.quiet:
+            print(f"edge run: {note}", file=sys.stderr, flush=True)
+
+    options = [word for name in ("config", "data") if getattr(asked, name) for word in (f"--{name}", getattr(asked, name))]
+    try:
+        return run.run(_load(asked, rules_too=False), command, options, os.environ, tell)
+    except Exception as error:  # noqa: BLE001  # what no sentence is known for is raised again
+        # Every other status is, or could be, the command's.
+        _complain(error)
+        return run.OURS_FAILED
+
+
 def _use(asked: argparse.Namespace) -> int:
     from origin.logs import without_userinfo
 
     from . import clients
 
+    if asked.proxy:
+        return _use_proxy(asked)
     client = clients.CLIENTS[asked.client]
     here = clients.Surroundings(os.environ, Path.cwd())
     records = clients.Records.of_user(os.environ)
-    write = not asked.only_print
     if asked.undo:
         url = ""
-        outcome = clients.undo(client, here, records, write)
+        outcome = clients.undo(client, here, records, not asked.only_print)
     else:
         url = _index_url(asked, client)
-        outcome = clients.use(client, url, here, records, write)
+        outcome = clients.use(client, url, here, records, not asked.only_print)
+    _tell_files(asked, client, outcome, f"now points {client.name} at {without_userinfo(url)}")
+    return 0
+
+
+def _use_proxy(asked: argparse.Namespace) -> int:
+    from . import clients
+    from .clients import proxied
+
+    here = clients.Surroundings(os.environ, Path.cwd())
+    records = clients.Records.of_user(os.environ)
+    if asked.undo:
+        if asked.client in proxied.BY_VARIABLES:
+            print(f"edge: {asked.client} takes variables only: nothing was written for it; unset them", file=sys.stderr)
+            return 2
+        client = proxied.proxied(asked.client, None)
+        outcome = clients.undo(client, here, records, not asked.only_print)
+        _tell_files(asked, client, outcome, "")
+        return 0
+    given = _given(asked)
+    if asked.client in proxied.BY_VARIABLES:
+        print("\n".join(proxied.variables(asked.client, given)))
+        print(f"edge: {asked.client} takes its proxy and trust from variables only: these; nothing was written", file=sys.stderr)
+        return 2
+    client = proxied.proxied(asked.client, given)
+    outcome = clients.use(client, given.proxy.url, here, records, not asked.only_print)
+    _tell_files(asked, client, outcome, f"now has {client.name} go through http://{given.proxy.host}:{given.proxy.port}")
+    mirror = clients.CLIENTS[asked.client]
+    if records.others(mirror.recorded_as):
+        told = f"{mirror.name} is pointed at an edge's mirror too, and asks there; edge use {mirror.name} --undo leaves the proxy alone"
+        print(f"note: {told}", file=sys.stderr)
+    return 0
+
+
+def _given(asked: argparse.Namespace) -> Any:
+    """The proxy and the trust that a client is given: of the edge with these settings."""
+    from .clients import proxied
+    from .environment import Proxy
+    from .trust import ensure_trust
+
+    settings = _load(asked, rules_too=False).settings
+    host, port = proxied.given_address(asked.url if asked.url is not None else _proxy_address(settings))
+    user, password = next(iter(settings.proxy.users.items()), ("", ""))
+    return proxied.Given(Proxy(host, port, user, password), ensure_trust(settings.data))
+
+
+def _tell_files(asked: argparse.Namespace, client: Any, outcome: Any, pointed: str) -> None:
+    """Say what became of a client's files, or print what they would be."""
     for config, file in zip(client.files, outcome.files, strict=True):
         if asked.only_print:
             # Where # begins no comment, what is printed is still a file the client can be given.
@@ -289,16 +434,15 @@ def _use(asked: argparse.Namespace) -> int:
         elif not file.changed:
             print(f"{file.path} needed no change")
         elif not asked.undo:
-            print(f"{file.path} now points {client.name} at {without_userinfo(url)}")
+            print(f"{file.path} {pointed}")
         elif outcome.notes:
             print(f"{file.path} now is without what we wrote")
         else:
             print(f"{file.path} now is {'as it was' if file.after is not None else 'gone, as before'}")
-    if outcome.changed and write and not asked.undo:
-        print(f"edge use {client.name} --undo takes it back")
+    if outcome.changed and not asked.only_print and not asked.undo:
+        print(f"edge use {'--proxy ' if asked.proxy else ''}{client.name} --undo takes it back")
     for note in outcome.notes:
         print(f"note: {note}", file=sys.stderr)
-    return 0
 
 
 def _index_url(asked: argparse.Namespace, client: Any) -> str:
@@ -321,6 +465,52 @@ def local_address(settings: EdgeSettings) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # what to dial where any address is listened on
     scheme = "http" if settings.tls.cert is None else "https"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _proxy_address(settings: EdgeSettings) -> str:
+    """Where clients reach the proxy face: as ``local_address``, but plain HTTP, which is what they speak to a proxy."""
+    plain = next((url for url in settings.server.public_urls if url.startswith("http:")), None)
+    if plain is not None:
+        return plain
+    from msgspec.structs import replace
+
+    return local_address(replace(settings, tls=type(settings.tls)(), server=type(settings.server)()))
+
+
+def _capture(asked: argparse.Namespace) -> int:
+    import trio
+
+    from origin import logs
+    from origin.settings import SettingsError
+
+    from . import capturing
+
+    settings = _load(asked, rules_too=False).settings
+    socket_path = settings.data / "edge.sock"
+    try:
+        mode, programs = capturing.read_mode(asked.mode)
+        address, authorization = capturing.read_url(asked.url or local_address(settings))
+        ports = capturing.read_ports(asked.ports)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    hosts = tuple(filter(None, (asked.hosts or "").split(",")))
+    wanted = capturing.Wanted(
+        mode=mode,
+        programs=programs,
+        mitmdump=capturing.find_mitmdump(asked.mitmdump, os.environ),
+        edge=address,
+        authorization=authorization,
+        # Another machine's edge has no socket here. It is told by both its address and its hosts being given.
+        asked=None if asked.url and hosts else socket_path,
+        hosts=hosts,
+        port=asked.port,
+        ports=ports,
+        interfaces=tuple(asked.interfaces),
+        install_rules=asked.install_rules,
+    )
+    logs.configure(settings.log.level, settings.log.json)
+    trio.run(capturing.capture, wanted)
+    return 0
 
 
 # ---- commands for a node --------------------------------------------------------------------------------------------

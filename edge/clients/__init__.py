@@ -69,8 +69,11 @@ def once(client: Client, url: str) -> str:
     return client.once.format(url=url, host=host_of(url))
 
 
-def how_to(base_url: str, registries: Mapping[str, RegistrySettings]) -> str:
-    """How to point each client at the edge that answers at ``base_url``: text for a person's terminal, a line for each registry."""
+def how_to(base_url: str, registries: Mapping[str, RegistrySettings], *, proxy: bool = True) -> str:
+    """How to point each client at the edge that answers at ``base_url``: text for a person's terminal, a line for each registry.
+
+    ``proxy`` says that it is an HTTP proxy too.
+    """
     lines = []
     for name, registry in registries.items():
         mine = [client for client in CLIENTS.values() if client.kind == registry.kind]
@@ -86,6 +89,8 @@ def how_to(base_url: str, registries: Mapping[str, RegistrySettings]) -> str:
         )
         if first.kind != "maven":
             lines[-1] += f", or once: {once(first, url)}"
+    if lines and proxy:
+        lines.append(f"As an HTTP(S) proxy: {base_url}, set with edge use --proxy NAME; or for one command: edge run -- COMMAND")
     if lines:
         lines.append("edge use NAME writes it for you, --undo takes it back.")
     if any(registry.kind == "pypi" for registry in registries.values()):

@@ -26,7 +26,7 @@ def _home_notes(here: Surroundings) -> list[str]:
     return [f"Java takes {home} for the home directory, whatever HOME says: start it with -Duser.home={here.home()}"]
 
 
-def _maven_path(here: Surroundings) -> Path:
+def maven_path(here: Surroundings) -> Path:
     return here.home() / ".m2" / "settings.xml"
 
 
@@ -151,7 +151,7 @@ JVM = (
     Client(
         name="maven",
         kind="maven",
-        files=(ConfigFile(MavenSettings(_ID), _maven_path, _maven_point),),
+        files=(ConfigFile(MavenSettings(_ID), maven_path, _maven_point),),
         once="edge use maven --print --url {url} >edge.xml; mvn -s edge.xml verify",
         notes=_maven_notes,
     ),

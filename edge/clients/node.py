@@ -16,7 +16,7 @@ def _variable(here: Surroundings, *names: str) -> str:
     return next((value for name in names if (value := here.environ.get(name))), "")
 
 
-def _npmrc_path(here: Surroundings) -> Path:
+def npmrc_path(here: Surroundings) -> Path:
     # npm takes its variables in either case.
     named = _variable(here, "npm_config_userconfig", "NPM_CONFIG_USERCONFIG")
     return Path(named) if named else here.home() / ".npmrc"
@@ -76,7 +76,7 @@ def _pnpm_notes(here: Surroundings, said: Sequence[Values], url: str) -> list[st
     return notes
 
 
-def _yarn1_path(here: Surroundings) -> Path:
+def yarn1_path(here: Surroundings) -> Path:
     return here.home() / ".yarnrc"
 
 
@@ -84,7 +84,7 @@ def _yarn1_point(_: Values, url: str) -> list[tuple[KeyAt, Any]]:
     return [(("registry",), json.dumps(url))]
 
 
-def _yarn_path(here: Surroundings) -> Path:
+def yarn_path(here: Surroundings) -> Path:
     return here.home() / (here.environ.get("YARN_RC_FILENAME") or ".yarnrc.yml")
 
 
@@ -109,11 +109,11 @@ def _yarn_notes(here: Surroundings, said: Sequence[Values], _url: str) -> list[s
     if "npmAuditRegistry" in berry:
         notes.append("npmAuditRegistry stays: yarn npm audit goes past this edge")
     try:
-        npmrc = NPMRC().read(_npmrc_path(here).read_text("utf-8", "replace"))
+        npmrc = NPMRC().read(npmrc_path(here).read_text("utf-8", "replace"))
     except OSError:
         npmrc = {}
     if "registry" in npmrc:
-        notes.append(f"Yarn 1 takes the registry in {_npmrc_path(here)} before its own: edge use npm points that here as well")
+        notes.append(f"Yarn 1 takes the registry in {npmrc_path(here)} before its own: edge use npm points that here as well")
     notes += _in_project(here, ".yarnrc", "registry") + _in_project(here, ".yarnrc.yml", "npmRegistryServer")
     notes.append("Yarn 1 downloads from where yarn.lock says: entries made through another registry must be made anew")
     return notes
@@ -145,7 +145,7 @@ NODE = (
     Client(
         name="npm",
         kind="npm",
-        files=(ConfigFile(NPMRC(), _npmrc_path, _npmrc_point),),
+        files=(ConfigFile(NPMRC(), npmrc_path, _npmrc_point),),
         once="npm install --registry={url} NAME",
         overrides=_NPM_VARIABLES,
         notes=_npm_notes,
@@ -153,7 +153,7 @@ NODE = (
     Client(
         name="pnpm",
         kind="npm",
-        files=(ConfigFile(NPMRC(), _npmrc_path, _npmrc_point),),
+        files=(ConfigFile(NPMRC(), npmrc_path, _npmrc_point),),
         once="pnpm add --registry={url} NAME",
         overrides=(*_NPM_VARIABLES, "pnpm_config_registry", "PNPM_CONFIG_REGISTRY"),
         notes=_pnpm_notes,
@@ -162,7 +162,7 @@ NODE = (
     Client(
         name="yarn",
         kind="npm",
-        files=(ConfigFile(YarnRC(), _yarn1_path, _yarn1_point), ConfigFile(YAMLLines(), _yarn_path, _yarn_point)),
+        files=(ConfigFile(YarnRC(), yarn1_path, _yarn1_point), ConfigFile(YAMLLines(), yarn_path, _yarn_point)),
         once="YARN_REGISTRY={url} YARN_NPM_REGISTRY_SERVER={url} YARN_UNSAFE_HTTP_WHITELIST={host} yarn add NAME",
         overrides=(*_NPM_VARIABLES, "YARN_REGISTRY", "YARN_NPM_REGISTRY_SERVER"),
         notes=_yarn_notes,

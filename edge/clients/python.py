@@ -11,7 +11,7 @@ from ..configfiles import INI, TOML, KeyAt, Member, Values, find
 from .records import Client, ClientError, ConfigFile, Surroundings, needs_trust
 
 
-def _pip_path(here: Surroundings) -> Path:
+def pip_path(here: Surroundings) -> Path:
     # pip reads the named file instead of the user's, but only if it exists.
     named = here.environ.get("PIP_CONFIG_FILE")
     current, legacy = here.config("pip", "pip.conf"), here.home() / ".pip" / "pip.conf"
@@ -102,7 +102,7 @@ PYTHON = (
     Client(
         name="pip",
         kind="pypi",
-        files=(ConfigFile(INI(), _pip_path, _pip_point),),
+        files=(ConfigFile(INI(), pip_path, _pip_point),),
         once="pip install --index-url {url} six",
         overrides=("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_NO_INDEX"),
         notes=_pip_notes,

@@ -158,6 +158,17 @@ class Records:
     def save(self, record: Record) -> None:
         _replace(self._file(record.client, Path(record.path)), msgspec.json.encode(record), 0o600)
 
+    def beside(self, record: Record) -> list[Record]:
+        """The records that others have of the same file."""
+        suffix = self._file("", Path(record.path)).name
+        found = []
+        for file in sorted(self.directory.glob(f"*{suffix}")):
+            with contextlib.suppress(msgspec.DecodeError, OSError):
+                other = msgspec.json.decode(file.read_bytes(), type=Record)
+                if other.client != record.client and other.path == record.path:
+                    found.append(other)
+        return found
+
     def forget(self, record: Record) -> None:
         self._file(record.client, Path(record.path)).unlink(missing_ok=True)
 
@@ -256,6 +267,7 @@ def undo(client: Client, here: Surroundings, records: Records, write: bool = Tru
     done: list[FileOutcome] = []
     notes: list[str] = []
     found: list[Record] = []
+    beside: list[Record] = []
     with records.locked() if write else contextlib.nullcontext():
         for config in client.files:
             path = _real(config.path(here))
@@ -268,6 +280,9 @@ def undo(client: Client, here: Surroundings, records: Records, write: bool = Tru
             after = _taken_back(config, record, current)
             done.append(FileOutcome(path, current, after))
             notes += _theirs(config, record, after)
+            theirs = records.beside(record)
+            beside += [_without(config, record, other, current, after) for other in theirs]
+            notes += [f"what edge use {_command(other.client)} wrote to {path} stays" for other in theirs]
         if not found:
             told = f"nothing was changed in {' and '.join(str(outcome.path) for outcome in done)}"
             others = records.others(client.recorded_as)
@@ -279,7 +294,24 @@ def undo(client: Client, here: Surroundings, records: Records, write: bool = Tru
                     _write(outcome.path, outcome.before, outcome.after)
             for record in found:
                 records.forget(record)
+            for other in beside:
+                records.save(other)
     return Outcome(tuple(done), tuple(notes))
+
+
+def _without(config: ConfigFile, record: Record, other: Record, current: bytes | None, after: bytes | None) -> Record:
+    """``other``, of the same file, as it would be had ``record`` never been: neither brings back what the other one wrote."""
+    original = other.original if other.original is None else _taken_back(config, record, other.original)
+    written = other.written
+    if current is not None and after is not None and _hash(current) in written:
+        # As it left the file, nobody but us touched it.
+        written = (_hash(after), *written)[:8]
+    return msgspec.structs.replace(other, original=original, written=written)
+
+
+def _command(recorded_as: str) -> str:
+    """What a person types for the client of a record."""
+    return f"--proxy {recorded_as.removeprefix('proxy-')}" if recorded_as.startswith("proxy-") else recorded_as
 
 
 def _check(outcomes: Sequence[FileOutcome]) -> None:
@@ -309,7 +341,7 @@ def _taken_back(config: ConfigFile, record: Record, current: bytes | None) -> by
 def _is_ours(key: Key, found: Any) -> bool:
     """Whether what stands at the key is what we wrote. A table of ours is known by its address: what somebody added goes with it."""
     if isinstance(found, dict) and isinstance(key.value, dict):
-        return bool(found.get("url") == key.value.get("url"))
+        return all(found.get(part) == key.value.get(part) for part in ("url", "host", "port"))
     return bool(found == key.value)
 
 

@@ -8,6 +8,7 @@ has what all formats share; each other module is a format or a family of them.
 from .blocks import Block
 from .ini import INI
 from .lines import NPMRC, YAMLLines, YarnRC
+from .properties import Properties
 from .repositories import Repositories
 from .toml import TOML
 from .values import Format, KeyAt, Member, Values, edited, find
@@ -22,6 +23,7 @@ __all__ = [
     "KeyAt",
     "MavenSettings",
     "Member",
+    "Properties",
     "Repositories",
     "Values",
     "YAMLLines",

@@ -16,9 +16,8 @@ class Block:
     ``template`` has a place ``{url}`` and ``escape`` spells an address for it.
     """
 
-    hash_comments = False
-
-    def __init__(self, begin: str, template: str, end: str, escape: Callable[[str], str]) -> None:
+    def __init__(self, begin: str, template: str, end: str, escape: Callable[[str], str], *, hash_comments: bool = False) -> None:
+        self.hash_comments = hash_comments
         self._begin, self._template, self._end, self._escape = begin, template, end, escape
         before, after = re.escape(template).split(re.escape("{url}"), 1)
         self._ours = re.compile(re.escape(begin) + "\n" + before + "(.*)" + after + re.escape(end) + "\n")

@@ -1,4 +1,4 @@
-"""Maven's ``settings.xml``: mirrors are added, moved and taken away as text, at the places a parser names."""
+"""Maven's ``settings.xml``: mirrors and proxies are added, changed and taken away as text, at the places a parser names."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from xml.sax.saxutils import escape
 from .values import KeyAt, Member, Values
 
 _EMPTY = '<?xml version="1.0" encoding="UTF-8"?>\n<settings>\n</settings>\n'
+
+_LISTS = {"mirrors": "mirror", "proxies": "proxy"}
+"""The lists that can be edited, and what their members are called."""
 
 _NO_ASCII = "it is written in an encoding without ASCII in it"
 
@@ -102,10 +105,10 @@ class _Reader:
 
 
 class MavenSettings:
-    """``{"mirrors": [{"id": …, "mirrorOf": …, "url": …}], …}``, a mirror of ours last wherever it stands.
+    """``{"mirrors": [{"id": …, "mirrorOf": …, "url": …}], "proxies": [{"id": …, "host": …}], …}``, ours last wherever it stands.
 
-    Everything else of the document is kept under names of its own, only to see that it stays. New mirrors go first, because of several
-    that name the same repository Maven takes the first. A document type declaration is refused.
+    Everything else of the document is kept under names of its own, only to see that it stays. New members go first, because of several
+    mirrors that name the same repository Maven takes the first. A document type declaration is refused.
     """
 
     hash_comments = False
@@ -119,22 +122,23 @@ class MavenSettings:
         values["rest"] = [
             child.told() if isinstance(child, _Element) else child.strip()
             for child in root.content
-            if (child.name != "mirrors" if isinstance(child, _Element) else child.strip())
+            if (child.name not in _LISTS if isinstance(child, _Element) else child.strip())
         ]
-        found = root.children("mirrors")
-        if len(found) > 1:
-            raise ValueError("it has several <mirrors>")
-        if found:
-            mirrors = [self._mirror(mirror) for mirror in found[0].children("mirror")]
-            mirrors.sort(key=lambda mirror: mirror.get("id") == self._ours)
-            values["mirrors"] = mirrors
-            others = [
-                child.told() if isinstance(child, _Element) else child.strip()
-                for child in found[0].content
-                if (child.name != "mirror" if isinstance(child, _Element) else child.strip())
-            ]
-            if others or found[0].attributes:
-                values["among mirrors"] = [sorted(found[0].attributes.items()), others]
+        for name, member in _LISTS.items():
+            found = root.children(name)
+            if len(found) > 1:
+                raise ValueError(f"it has several <{name}>")
+            if found:
+                members = [self._member(one) for one in found[0].children(member)]
+                members.sort(key=lambda one: one.get("id") == self._ours)
+                values[name] = members
+                others = [
+                    child.told() if isinstance(child, _Element) else child.strip()
+                    for child in found[0].content
+                    if (child.name != member if isinstance(child, _Element) else child.strip())
+                ]
+                if others or found[0].attributes:
+                    values[f"among {name}"] = [sorted(found[0].attributes.items()), others]
         return values
 
     def edits(self, text: str, changes: Sequence[tuple[KeyAt, Any]], original: Values) -> tuple[Callable[[], str], ...]:
@@ -142,28 +146,29 @@ class MavenSettings:
 
     def _edited(self, text: str, changes: Sequence[tuple[KeyAt, Any]], original: Values) -> str:
         for path, value in changes:
-            _, member, *below = path
+            name, member, *below = path
+            assert isinstance(name, str)
             assert isinstance(member, Member)
             _, root = self._parsed(text)
             document = _document(text)
-            mirrors = next(iter(root.children("mirrors")), None)
-            found = [] if mirrors is None else mirrors.children("mirror")
-            mine = next((mirror for mirror in found if self._mirror(mirror).get(member.key) == member.value), None)
+            listed = next(iter(root.children(name)), None)
+            found = [] if listed is None else listed.children(_LISTS[name])
+            mine = next((one for one in found if self._member(one).get(member.key) == member.value), None)
             if below:
                 document = self._with_text(document, mine, str(below[0]), value)
             elif value is not None:
-                document = self._with_mirror(document, root, mirrors, value)
-            elif mine is not None and mirrors is not None:
-                # A list that was made for our mirror goes with it.
-                document = _without(document, mirrors if len(found) == 1 and "mirrors" not in original else mine)
+                document = self._with_member(document, root, listed, name, value)
+            elif mine is not None and listed is not None:
+                # A list that was made for our member goes with it.
+                document = _without(document, listed if len(found) == 1 and name not in original else mine)
             text = document.decode("utf-8", "surrogateescape")
         return text
 
     @staticmethod
-    def _mirror(mirror: _Element) -> dict[str, Any]:
+    def _member(member: _Element) -> dict[str, Any]:
         """The element's texts by name. What is no text of its own is kept as it is."""
         told: dict[str, Any] = {}
-        for child in mirror.content:
+        for child in member.content:
             if isinstance(child, str):
                 if child.strip():
                     told.setdefault("", []).append(child.strip())
@@ -182,13 +187,13 @@ class MavenSettings:
         return reader, reader.root
 
     @staticmethod
-    def _with_text(document: bytes, mirror: _Element | None, name: str, value: str | None) -> bytes:
-        element = next(iter(mirror.children(name)), None) if mirror is not None else None
-        if mirror is None or mirror.inner is None:
-            raise ValueError("the mirror is not there")
+    def _with_text(document: bytes, member: _Element | None, name: str, value: str | None) -> bytes:
+        element = next(iter(member.children(name)), None) if member is not None else None
+        if member is None or member.inner is None:
+            raise ValueError("what is to be changed is not there")
         if element is None:
-            last = mirror.content[-1] if mirror.content else None
-            after = last.stop if isinstance(last, _Element) else mirror.inner[0]
+            last = member.content[-1] if member.content else None
+            after = last.stop if isinstance(last, _Element) else member.inner[0]
             return document[:after] + f"<{name}>{_xml(value or '')}</{name}>".encode() + document[after:]
         if value is None:
             return _without(document, element)
@@ -198,17 +203,17 @@ class MavenSettings:
         return document[: element.inner[0]] + _xml(value).encode() + document[element.inner[1] :]
 
     @staticmethod
-    def _with_mirror(document: bytes, root: _Element, mirrors: _Element | None, value: dict[str, str]) -> bytes:
+    def _with_member(document: bytes, root: _Element, listed: _Element | None, name: str, value: dict[str, str]) -> bytes:
         end = "\r\n" if b"\r\n" in document else "\n"
         step = _step(document, root)
-        outer = _indent(document, mirrors.start) if mirrors is not None else _indent(document, root.start) + step
+        outer = _indent(document, listed.start) if listed is not None else _indent(document, root.start) + step
         inner = f"{end}{outer}{step}"
-        told = "".join(f"{inner}{step}<{name}>{_xml(text)}</{name}>" for name, text in value.items())
-        mirror = f"{inner}<mirror>{told}{inner}</mirror>"
-        if mirrors is not None:
-            return _into(document, mirrors, mirror, f"{end}{outer}", first=True)
-        listed = f"{outer}<mirrors>{mirror}{end}{outer}</mirrors>{end}"
-        return _into(document, root, listed, _indent(document, root.start), first=False)
+        told = "".join(f"{inner}{step}<{key}>{_xml(text)}</{key}>" for key, text in value.items())
+        member = f"{inner}<{_LISTS[name]}>{told}{inner}</{_LISTS[name]}>"
+        if listed is not None:
+            return _into(document, listed, member, f"{end}{outer}", first=True)
+        written = f"{outer}<{name}>{member}{end}{outer}</{name}>{end}"
+        return _into(document, root, written, _indent(document, root.start), first=False)
 
 
 def _document(text: str) -> bytes:

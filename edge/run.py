@@ -1,0 +1,472 @@
+"""``edge run -- COMMAND …``: one command through the proxy face, with nothing configured before it and nothing to take back after.
+
+The edge that runs on the data directory is used; if none does, one is started on a free port, for as long as anybody needs it. Who uses an
+edge that was started so holds ``DIR/run/users.lock`` shared; its *keeper* (this module run as a program) waits to hold the lock alone, and
+then stops it. So of two commands at once the second uses the first one's edge, whichever ends first, and a command that is killed leaves
+none behind. A third that comes while the edge stops waits for the lock, finds none running, and starts one anew.
+
+What a command needs to be told is ``environment.py``'s subject. This module is for the main thread of a process of its own: it blocks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from origin.errors import Unusable
+
+from .settings import EdgeSettings, Loaded
+
+READY_S = 10.0
+"""How long an edge may take until it answers commands."""
+
+STOP_S = 15.0
+"""How long an edge that was started may take to end; then it is killed."""
+
+LOG_LIMIT_BYTES = 1 << 20
+"""A log of edges that were started which is larger is begun anew."""
+
+OURS_FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
+"""Exit statuses that are not the command's own; as those of env(1)."""
+
+_FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2})
+_TOLD_BY_KERNEL = 0x80  # siginfo's SI_KERNEL (sigaction(2)): a terminal tells the command itself
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """An edge that answers. ``log`` is where one that was started for commands writes; None if somebody else runs it."""
+
+    at: str
+    log: Path | None
+    keeper: subprocess.Popen[bytes] | None = None
+
+
+def run(
+    loaded: Loaded,
+    command: Sequence[str],
+    options: Sequence[str],
+    environ: Mapping[str, str],
+    tell: Callable[[str], None],
+) -> int:
+    """Run ``command`` through the edge of these settings and give its exit status: its own, 128 + n if signal n ended it.
+
+    ``options`` are the words that give ``edge serve`` the same settings. ``tell`` is given each sentence for the person. Raises
+    ``errors.Unusable``, ``control.CommandFailed`` or ``OSError``, with a sentence, if there can be no edge.
+    """
+    if not loaded.settings.proxy.enabled:
+        raise Unusable("The proxy face is off: [proxy] enabled is false.")
+    if status := _unstartable(command[0], environ):
+        tell(f"{command[0]}: {'no such command' if status == NOT_FOUND else 'it cannot be executed'}")
+        return status
+    from . import environment
+
+    settings = loaded.settings
+    theirs = environment.user_proxy(environ)
+    with using(settings, options, environ, theirs) as running:
+        from .trust import ensure_trust
+
+        # The roots that the person names in a variable are joined to ours for that variable; the files are the same for all commands.
+        public = {name: value for name, value in environ.items() if name not in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+        trust = ensure_trust(settings.data, public)
+        host, port = environment.host_and_port(running.at)
+        user, password = next(iter(settings.proxy.users.items()), ("", ""))
+        proxy = environment.Proxy(host, port, user, password)
+        if (
+            theirs
+            and running.log is None
+            and environment.host_and_port(theirs) != (host, port)
+            and settings.upstream.proxy is None
+        ):
+            tell("the edge that runs has no [upstream] proxy, so yours is not used for this command")
+        _add_aliases(settings, Path.cwd(), tell)
+        made = environment.environment(
+            proxy,
+            trust,
+            environ,
+            hosts=registry_hosts(settings),
+            join=lambda files: joined(settings.data / "run", files),
+            written=written_for_npm(Path.cwd(), environ),
+            plain=any(registry.upstream.startswith("http:") for registry in settings.registries.values()),
+        )
+        for note in (*made.notes, *_maven_notes(command[0], environ, proxy)):
+            tell(note)
+        before = _Seen.of(running)
+        status = attend(command, {**environ, **made.variables})
+        if running.keeper is not None and running.keeper.poll() is not None:
+            tell(f"the edge ended before the command did; {running.log} says more")
+        else:
+            for note in _Seen.of(running).since(before):
+                tell(note)
+    return status
+
+
+def registry_hosts(settings: EdgeSettings) -> frozenset[str]:
+    """The hosts of all upstreams and their aliases: what must never be asked past the edge."""
+    hosts = {urlsplit(registry.upstream).hostname or "" for registry in settings.registries.values()}
+    return frozenset(hosts | {alias for registry in settings.registries.values() for alias in registry.aliases}) - {""}
+
+
+# ---- the edge --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def using(settings: EdgeSettings, options: Sequence[str], environ: Mapping[str, str], theirs: str = "") -> Iterator[Running]:
+    """The edge on ``settings.data``, running until the block ends: whoever's it is, else one that is started.
+
+    ``theirs`` is the proxy that one which is started goes through if the settings name none. Raises as ``run``.
+    """
+    at = _asked(settings)
+    directory = settings.data / "run"
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    keeper = None
+    with (directory / "users.lock").open("ab") as users, (directory / "joined.lock").open("ab") as joined_lock:
+        # Waits while the keeper of an earlier one holds it alone: that edge is stopping.
+        fcntl.flock(users, fcntl.LOCK_SH)
+        with (directory / "start.lock").open("ab") as start:
+            fcntl.flock(start, fcntl.LOCK_EX)
+            log = directory / "edge.log"
+            at = _asked(settings)
+            started = at is None
+            if started:
+                keeper = _start(directory, options, _serving_environ(settings, environ, theirs))
+                at = _wait_ready(settings, keeper, log)
+            else:
+                fcntl.flock(joined_lock, fcntl.LOCK_SH)
+        assert at is not None
+        try:
+            yield Running(at, log if started or _is_started(directory, at) else None, keeper)
+        finally:
+            fcntl.flock(users, fcntl.LOCK_UN)
+            if keeper is not None:
+                _wait_stopped(keeper, joined_lock.fileno())
+
+
+def _asked(settings: EdgeSettings) -> str | None:
+    """The base URL of the edge that runs, None if none does. Raises ``control.CommandFailed`` for one that is another user's."""
+    import trio
+
+    from origin import control
+
+    async def ask() -> object:
+        return await control.call(settings.data / "edge.sock", "status", {})
+
+    try:
+        status = trio.run(ask)
+    except control.NotRunning:
+        return None
+    at = status.get("at") if isinstance(status, dict) else None
+    if not isinstance(at, str):
+        raise control.CommandFailed(f"the edge on {settings.data} is of another release: stop it, or start it anew")
+    return at
+
+
+def _serving_environ(settings: EdgeSettings, environ: Mapping[str, str], theirs: str) -> dict[str, str]:
+    """The environment of an edge that is started: this one's, with the package found whatever the working directory holds."""
+    found = dict(environ)
+    root = str(Path(__file__).resolve().parent.parent)
+    found["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [environ.get("PYTHONPATH")])])
+    if settings.upstream.proxy is None and theirs:
+        found["EDGE_UPSTREAM__PROXY"] = theirs
+    # Commands speak plain HTTP to their proxy.
+    found["EDGE_TLS__ONLY"] = "false"
+    return found
+
+
+def _start(directory: Path, options: Sequence[str], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    log = directory / "edge.log"
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > LOG_LIMIT_BYTES:
+            log.unlink()
+    with log.open("ab") as output:
+        os.fchmod(output.fileno(), 0o600)
+        # In a session of its own, so that Ctrl-C and a terminal that is closed reach the command alone.
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", "edge.run", str(directory), *options, "--listen", "127.0.0.1:0"],
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def _wait_ready(settings: EdgeSettings, keeper: subprocess.Popen[bytes], log: Path) -> str:
+    began, size = time.monotonic(), log.stat().st_size
+    while time.monotonic() - began < READY_S:
+        if keeper.poll() is not None:
+            raise Unusable(f"no edge could be started: {_last_sentence(log, size)}")
+        if (at := _asked(settings)) is not None:
+            (log.parent / "at").write_text(at)
+            return at
+        time.sleep(0.02)
+    keeper.terminate()
+    raise Unusable(f"the edge that was started is not ready after {READY_S:.0f} s; {log} says more")
+
+
+def _last_sentence(log: Path, since: int) -> str:
+    """What an edge that did not start said last."""
+    with log.open("rb") as file:
+        file.seek(max(0, min(since, log.stat().st_size) - 65536))
+        lines = file.read().decode("utf-8", "replace").splitlines()
+    told = [line.removeprefix("edge: ") for line in lines if line.startswith("edge: ")]
+    return told[-1] if told else f"{log} says more"
+
+
+def _is_started(directory: Path, at: str) -> bool:
+    """Whether the edge at ``at`` was started for commands."""
+    try:
+        return (directory / "at").read_text() == at
+    except OSError:
+        return False
+
+
+def _wait_stopped(keeper: subprocess.Popen[bytes], joined_lock: int) -> None:
+    """Wait until the edge has ended, unless another command uses it by now: then its keeper sees to it."""
+    began = time.monotonic()
+    while keeper.poll() is None and time.monotonic() - began < STOP_S + 5:
+        try:
+            fcntl.flock(joined_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(joined_lock, fcntl.LOCK_UN)
+        except BlockingIOError:
+            # The keeper is nobody's child from here on: this process ends, and init takes it over.
+            keeper.returncode = 0
+            return
+        time.sleep(0.01)
+
+
+# ---- the keeper ------------------------------------------------------------------------------------------------------
+
+
+class _EndedError(BaseException):
+    """The edge ended, or somebody told its keeper to."""
+
+
+def keep(directory: Path, options: Sequence[str]) -> int:
+    """Run ``edge serve`` until nobody uses it any more, then have it stop. Returns its exit status."""
+
+    def ended(_number: int, _frame: FrameType | None) -> NoReturn:
+        raise _EndedError
+
+    with (directory / "users.lock").open("ab") as users:
+        serving = subprocess.Popen([sys.executable, "-P", "-m", "edge", "serve", *options], stdin=subprocess.DEVNULL)
+        try:
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, ended)
+            if serving.poll() is None:
+                fcntl.flock(users, fcntl.LOCK_EX)
+        except _EndedError:
+            pass
+        finally:
+            for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN if number != signal.SIGCHLD else signal.SIG_DFL)
+            status = _stopped(serving)
+            # Before the lock is let go: whoever comes next must not take the port for this edge's.
+            (directory / "at").unlink(missing_ok=True)
+    return status
+
+
+def _stopped(serving: subprocess.Popen[bytes]) -> int:
+    if serving.poll() is None:
+        serving.terminate()
+    try:
+        return serving.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        serving.kill()
+        return serving.wait()
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def _unstartable(name: str, environ: Mapping[str, str]) -> int:
+    """The exit status for a command that cannot be started, 0 if it can: told before an edge is started for it."""
+    path = environ.get("PATH", os.defpath)
+    if shutil.which(name, path=path) is not None:
+        return 0
+    there = [Path(name)] if "/" in name else [Path(directory or ".") / name for directory in path.split(os.pathsep)]
+    return NOT_EXECUTABLE if any(found.exists() for found in there) else NOT_FOUND
+
+
+def attend(command: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run ``command`` in this process group, with this one's terminal and open files, and give its exit status.
+
+    Signals sent to this process are passed on. Those of the terminal are not: it sends them to the command itself.
+    """
+    watched = {*_FORWARDED, signal.SIGCHLD}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+    try:
+        try:
+            child = os.posix_spawnp(
+                command[0], list(command), environ, setsigmask=before, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ]
+            )
+        except OSError as error:
+            print(f"edge: {command[0]}: {error.strerror}", file=sys.stderr)
+            return NOT_FOUND if error.errno == errno.ENOENT else NOT_EXECUTABLE
+        while True:
+            told = signal.sigwaitinfo(watched)
+            if told.si_signo != signal.SIGCHLD:
+                if told.si_code != _TOLD_BY_KERNEL:
+                    os.kill(child, told.si_signo)
+                continue
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ---- what the environment is made from -------------------------------------------------------------------------------
+
+
+def joined(directory: Path, files: Sequence[Path]) -> Path:
+    """A file in ``directory`` with the contents of several, named by them. Raises ``OSError``."""
+    content = b"\n".join(file.read_bytes() for file in files)
+    path = directory / f"{hashlib.sha256(content).hexdigest()[:20]}.pem"
+    if not path.exists():
+        partial = path.with_suffix(f".{os.getpid()}")
+        partial.write_bytes(content)
+        partial.rename(path)
+    return path
+
+
+def written_for_npm(directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
+    """What the person's and the project's files say of proxies and certificates, by npm's names and ``httpsCaFilePath``."""
+    from .configfiles import NPMRC, Format, YAMLLines
+    from .configfiles.lines import unquoted
+
+    home = Path(environ.get("HOME") or Path.home())
+    rc = environ.get("YARN_RC_FILENAME") or ".yarnrc.yml"
+    named = environ.get("npm_config_userconfig") or environ.get("NPM_CONFIG_USERCONFIG")
+    above = [directory, *directory.parents]
+    project = next((each for each in above if (each / "package.json").is_file()), directory)
+    of_npm = (NPMRC(), ("proxy", "https-proxy", "http-proxy", "cafile", "ca"))
+    of_yarn = (YAMLLines(), ("httpsCaFilePath",))
+    files: list[tuple[Path, tuple[Format, tuple[str, ...]]]] = [
+        (Path(named) if named else home / ".npmrc", of_npm),
+        (project / ".npmrc", of_npm),
+        *((directory / rc, of_yarn) for directory in (home, *reversed(above))),
+    ]
+    found: dict[str, str] = {}
+    for path, (format_, wanted) in files:
+        try:
+            values = format_.read(path.read_text("utf-8", "replace"))
+        except (OSError, ValueError):
+            continue
+        for key in wanted:
+            value = values.get(key)
+            if isinstance(value, str) and value not in ("", "null", "false", "~"):
+                told = re.sub(r"\$\{(\w+)[^}]*\}", lambda name: environ.get(name[1], ""), unquoted(value))
+                found[key] = str(path.parent / told) if key in ("cafile", "httpsCaFilePath") and told else told
+    return found
+
+
+def _add_aliases(settings: EdgeSettings, directory: Path, tell: Callable[[str], None]) -> None:
+    """Have the edge stand in for hosts that lock files at hand name and no table has."""
+    import trio
+
+    from origin import control
+
+    for instance, host in _unknown_hosts(directory, settings):
+        asked: dict[str, object] = {"instance": instance, "host": host}
+        try:
+            trio.run(control.call, settings.data / "edge.sock", "alias", asked)
+        except control.CommandFailed as error:
+            tell(f"a lock file here names {host}, which is asked past the edge: {error}")
+        else:
+            tell(f"a lock file here names {host}: the edge stands in for it too, as {instance}, until it stops (aliases keep it)")
+
+
+def _unknown_hosts(directory: Path, settings: EdgeSettings) -> list[tuple[str, str]]:
+    """Instances and hosts that lock files name for them."""
+    return []
+
+
+def _maven_notes(program: str, environ: Mapping[str, str], proxy: object) -> list[str]:
+    """What Maven's own settings say louder than a JVM's properties."""
+    from .environment import Proxy
+
+    assert isinstance(proxy, Proxy)
+    if Path(program).name not in {"mvn", "mvnw", "mvnd", "mvnDebug"}:
+        return []
+    notes = []
+    settings = Path(environ.get("HOME") or Path.home()) / ".m2" / "settings.xml"
+    with contextlib.suppress(OSError):
+        text = re.sub(r"(?s)<!--.*?-->", "", settings.read_text("utf-8", "replace"))
+        if any("<active>false" not in re.sub(r"\s", "", one) for one in re.findall(r"(?s)<proxy>.*?</proxy>", text)):
+            notes.append(f"{settings} names a proxy, which Maven takes before this one")
+    if proxy.username:
+        notes.append("Maven takes a proxy's password from its settings only: edge use --proxy maven writes it there")
+    return notes
+
+
+# ---- what happened ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What an edge has counted so far, and how much it has logged."""
+
+    refused: int
+    logged: int
+    log: Path | None
+
+    @classmethod
+    def of(cls, running: Running) -> _Seen:
+        logged = running.log.stat().st_size if running.log is not None and running.log.exists() else 0
+        return cls(_refused(running.at), logged, running.log)
+
+    def since(self, before: _Seen) -> list[str]:
+        """A sentence for each thing that a person should know of."""
+        notes = []
+        if (refused := self.refused - before.refused) > 0:
+            told = "1 request was" if refused == 1 else f"{refused} requests were"
+            notes.append(f"{told} refused; edge why PURL says by which rule")
+        if self.log is not None:
+            with self.log.open("rb") as file:
+                file.seek(before.logged)
+                lines = file.read(self.logged - before.logged).decode("utf-8", "replace").splitlines()
+            found = [match[1] for line in lines if (match := _WARNING.fullmatch(line))]
+            notes += dict.fromkeys(found)
+        return notes[:4]
+
+
+_WARNING = re.compile(r"\S+Z warn +(?:hosts|forward|proxy|intercept) +(.+)")
+"""A warning about the proxy face, as ``origin/logs.py`` writes it for people."""
+
+
+def _refused(at: str) -> int:
+    """How many requests the edge has refused by policy; 0 where it cannot be asked."""
+    from .environment import host_and_port
+
+    connection = http.client.HTTPConnection(*host_and_port(at), timeout=2)
+    try:
+        connection.request("GET", "/-/metrics")
+        text = connection.getresponse().read().decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()
+    found = re.findall(r'(?m)^leeward_requests_total\{[^}]*outcome="refused"[^}]*\} ([0-9.e+]+)$', text)
+    return int(sum(float(number) for number in found))
+
+
+if __name__ == "__main__":
+    sys.exit(keep(Path(sys.argv[1]), sys.argv[2:]))
