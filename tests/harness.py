@@ -658,7 +658,7 @@ class Uv:
         target = workspace.fresh_environment()
         wanted = ["--require-hashes", "-r", str(_pinned(workspace, hashes))] if hashes else list(requirements)
         command: list[str | Path] = [TOOLS / "bin" / "uv", "pip", "install", "--python", target, "--default-index", index_url]
-        return workspace.run([*command, *options, *wanted], self._variables(workspace), workspace.directory, timeout_s)
+        return workspace.run([*command, *options, *wanted], self.variables(workspace), workspace.directory, timeout_s)
 
     def lock(self, workspace: Workspace, index_url: str, requirements: Sequence[str], timeout_s: float = 120) -> Result:
         """Write ``uv.lock`` for a project with these dependencies."""
@@ -673,9 +673,17 @@ class Uv:
             "--python",
             TOOLS / "bin" / "python",
         ]
-        return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
+        return workspace.run(command, self.variables(workspace), workspace.project, timeout_s)
 
-    def _variables(self, workspace: Workspace) -> dict[str, str]:
+    def sync(self, workspace: Workspace, *options: str, timeout_s: float = 120) -> Result:
+        """``uv sync`` of the project as it is, into a fresh environment."""
+        workspace.fresh_environment()
+        variables = self.variables(workspace) | {"UV_PROJECT_ENVIRONMENT": str(workspace.environment)}
+        command: list[str | Path] = [TOOLS / "bin" / "uv", "sync", "--no-install-project", *options]
+        return workspace.run(command, variables, workspace.project, timeout_s)
+
+    def variables(self, workspace: Workspace) -> dict[str, str]:
+        """Its settings, with its cache in the workspace."""
         return {
             "UV_CACHE_DIR": str(workspace.cache),
             "UV_NO_CONFIG": "1",
@@ -700,11 +708,15 @@ class Poetry:
         options: Sequence[str] = (),
         timeout_s: float = 120,
     ) -> Result:
-        workspace.fresh_environment()
         if not hashes:
             locked = self.lock(workspace, index_url, requirements, timeout_s)
             if not locked.succeeded:
                 return locked
+        return self.sync(workspace, *options, timeout_s=timeout_s)
+
+    def sync(self, workspace: Workspace, *options: str, timeout_s: float = 120) -> Result:
+        """``poetry install`` of the project as it is, into a fresh environment."""
+        workspace.fresh_environment()
         command: list[str | Path] = [TOOLS / "bin" / "poetry", "install", "--no-root", "--no-interaction", "--no-ansi", *options]
         return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
 
@@ -746,11 +758,15 @@ class Pdm:
         options: Sequence[str] = (),
         timeout_s: float = 120,
     ) -> Result:
-        workspace.fresh_environment()
         if not hashes:
             locked = self.lock(workspace, index_url, requirements, timeout_s)
             if not locked.succeeded:
                 return locked
+        return self.sync(workspace, *options, timeout_s=timeout_s)
+
+    def sync(self, workspace: Workspace, *options: str, timeout_s: float = 120) -> Result:
+        """``pdm sync`` of the project as it is, into a fresh environment."""
+        workspace.fresh_environment()
         command: list[str | Path] = [TOOLS / "bin" / "pdm", "sync", "--no-self", *options]
         return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
 

@@ -90,12 +90,13 @@ def environment(home: Path) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Project:
     """One client's project in ``directory / "project"``, its home with all caches and stores beside it.
 
     ``retries`` is how often the client repeats a request that failed, without waiting long; None leaves it to the client. (yarn 1 has no
-    such setting.) ``settings`` are further ones, by the names the client's configuration file has for them.
+    such setting.) ``settings`` are further ones, by the names the client's configuration file has for them. ``through`` may change between
+    runs.
     """
 
     client: Client

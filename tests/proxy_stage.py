@@ -8,27 +8,43 @@ their users' do (``edge.running``), or go ``straight``: through a proxy that onl
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import http.client
 import shutil
+import ssl
 import tempfile
+import time
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 from cryptography.hazmat.primitives.serialization.pkcs12 import PKCS12Certificate, serialize_java_truststore
 
+from tests import node
 from tests.fakes import Authority, Fake, FakeMaven, FakeNpm, FakePyPI
-from tests.harness import Edge, Through
+from tests.harness import Edge, Pdm, Poetry, Reply, Through, Uv, Workspace
+from tests.jars import Jars
 from tests.live.dying import Tether
+from tests.maven_stage import publish_tools, tree
+from tests.tarballs import Tarballs
+from tests.wheels import KB, Shelf
 
 ALIAS = "yarn-alias.test"
 """Another name of the npm registry, which lock files of yarn 1 spell and no setting does."""
 
 PASSWORD = "changeit"
 """What every JDK's own store has."""
+
+
+PYTHON_TREE = {"orchard": "2.0", "apple-tree": "1.5", "pear-tree": "1.0", "soil": "3.1"}
+NODE_TREE = {"orchard@2.1.0", "pear@1.2.7", "soil@3.1.0", "@farm/rain-water@0.2.0"}
+JAVA_TREE = ["org.example.orchard:app:1.0", "org.example.orchard:core:1.5", "org.example.orchard:lib:1.0"]
+"""What ``orchard``, ``orchard`` and ``org.example.orchard:app:1.0`` need, with themselves."""
 
 
 # ---- registries ------------------------------------------------------------------------------------------------------
@@ -40,23 +56,46 @@ def authority(scratch: Path) -> Authority:
 
 
 @pytest.fixture(scope="module")
-def pypi(authority: Authority) -> Iterator[FakePyPI]:
-    """``https://pypi.test``, its files at ``files.pypi.test``. What is published stays."""
+def packed(scratch: Path) -> Tarballs:
+    """The module's shelf of tarballs."""
+    return Tarballs(scratch / "tarballs")
+
+
+@pytest.fixture(scope="module")
+def pypi(authority: Authority, shelf: Shelf) -> Iterator[FakePyPI]:
+    """``https://pypi.test``, its files at ``files.pypi.test``, with a small world under ``orchard``. What is published stays."""
     with FakePyPI.start(authority) as fake:
+        fake.publish(
+            shelf.wheel("pip", "1.0"),
+            shelf.wheel("orchard", "2.0", requires=["apple-tree>=1,<2", "pear-tree"]),
+            shelf.wheel("apple-tree", "1.5", requires=["soil>=3"], size=300 * KB),
+            shelf.wheel("apple-tree", "2.0"),
+            shelf.sdist("pear-tree", "1.0", requires=["soil"]),
+            shelf.wheel("soil", "3.1"),
+        )
         yield fake
 
 
 @pytest.fixture(scope="module")
-def npm(authority: Authority) -> Iterator[FakeNpm]:
-    """``https://npm.test``. What is published stays."""
+def npm(authority: Authority, packed: Tarballs) -> Iterator[FakeNpm]:
+    """``https://npm.test``, with a small world under ``orchard``. What is published stays."""
     with FakeNpm.start(authority, also=[ALIAS]) as fake:
+        fake.publish(
+            packed.pack("wrappy", "1.0.2"),
+            packed.pack("soil", "3.1.0"),
+            packed.pack("@farm/rain-water", "0.2.0", dependencies={"soil": "^3.0.0"}),
+            packed.pack("pear", "1.2.7", dependencies={"soil": "^3.0.0", "@farm/rain-water": "0.2.0"}, size=300 * KB),
+            packed.pack("orchard", "2.1.0", dependencies={"pear": "~1.2.0"}),
+        )
         yield fake
 
 
 @pytest.fixture(scope="module")
-def maven(authority: Authority) -> Iterator[FakeMaven]:
-    """``https://maven.test``. What is published stays."""
+def maven(authority: Authority, jars: Jars) -> Iterator[FakeMaven]:
+    """``https://maven.test``, with what every Maven needs and a small world under ``org.example.orchard``. What is published stays."""
     with FakeMaven.start(authority) as fake:
+        publish_tools(fake, jars)
+        fake.publish(*tree(jars, "org.example.orchard"))
         yield fake
 
 
@@ -146,3 +185,156 @@ def proxy_variables(port: int, bundle: Path, store: Path) -> Mapping[str, str]:
         **dict.fromkeys(("NODE_EXTRA_CA_CERTS", "YARN_HTTPS_CA_FILE_PATH"), str(bundle)),
         "JAVA_TOOL_OPTIONS": " ".join(f"-D{name}={value}" for name, value in java.items()),
     }
+
+
+# ---- projects with lock files ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """How an installation from a lock fared. ``files`` are digests of what was installed, by path."""
+
+    succeeded: bool
+    output: str
+    files: Mapping[str, str]
+
+
+class Locked(Protocol):
+    """A client's project that has a lock file."""
+
+    name: str
+
+    @property
+    def lock(self) -> bytes: ...
+
+    @lock.setter
+    def lock(self, lock: bytes) -> None: ...
+
+    @property
+    def through(self) -> Through: ...
+
+    @through.setter
+    def through(self, through: Through) -> None: ...
+
+    def make(self) -> None:
+        """Resolve ``orchard`` and write the lock."""
+
+    def replay(self) -> Replayed:
+        """Install what the lock says, from empty caches, without changing it."""
+
+
+class LockedPython:
+    """``uv sync --frozen``, ``poetry install`` or ``pdm sync``."""
+
+    def __init__(self, client: Uv | Poetry | Pdm, directory: Path, index_url: str) -> None:
+        self.name = client.name
+        self.workspace = Workspace(directory)
+        self._client = client
+        self._index_url = index_url
+
+    @property
+    def through(self) -> Through:
+        return self.workspace.through
+
+    @through.setter
+    def through(self, through: Through) -> None:
+        self.workspace.through = through
+
+    @property
+    def lock(self) -> bytes:
+        return (self.workspace.project / f"{self.name}.lock").read_bytes()
+
+    @lock.setter
+    def lock(self, lock: bytes) -> None:
+        (self.workspace.project / f"{self.name}.lock").write_bytes(lock)
+
+    def make(self) -> None:
+        made = self._client.lock(self.workspace, self._index_url, ["orchard"])
+        assert made.succeeded, made.output
+
+    def replay(self) -> Replayed:
+        self.workspace.empty_cache()
+        done = self._client.sync(self.workspace, *(["--frozen"] if isinstance(self._client, Uv) else []))
+        assert not done.succeeded or done.installed == PYTHON_TREE, done.output
+        (packages,) = self.workspace.environment.glob("lib/python*/site-packages")
+        return Replayed(done.succeeded, done.output, digests(packages))
+
+
+class LockedNode:
+    """``npm ci``, ``yarn install --immutable`` and the like."""
+
+    def __init__(self, client: node.Client, directory: Path, registry: str) -> None:
+        self.name = client.name
+        self.project = client.project(directory, registry)
+
+    @property
+    def through(self) -> Through:
+        return self.project.through
+
+    @through.setter
+    def through(self, through: Through) -> None:
+        self.project.through = through
+
+    @property
+    def lock(self) -> bytes:
+        return self.project.lock_path.read_bytes()
+
+    @lock.setter
+    def lock(self, lock: bytes) -> None:
+        self.project.lock_path.write_bytes(lock)
+
+    def make(self) -> None:
+        made = self.project.install({"orchard": "^2.0.0"})
+        assert made.installed == NODE_TREE, made.output
+
+    def replay(self) -> Replayed:
+        self.project.empty_cache()
+        done = self.project.ci()
+        assert not done.succeeded or done.installed == NODE_TREE, done.output
+        return Replayed(done.succeeded, done.output, digests(self.project.path / "node_modules"))
+
+
+_NOTES = frozenset(
+    ".lock .modules.yaml .package-lock.json .pnpm-workspace-state.json .pnpm-workspace-state-v1.json .yarn-integrity .yarn-state.yml "
+    "INSTALLER RECORD REQUESTED uv_build.json uv_cache.json _virtualenv.py _virtualenv.pth".split()
+)
+"""What clients write beside what they install, with times and places in it."""
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """SHA-256 of every installed file below ``directory``, by its path there."""
+    found = {}
+    for path in sorted(directory.rglob("*")):
+        if path.is_file() and path.name not in _NOTES and "__pycache__" not in path.parts:
+            found[str(path.relative_to(directory))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+# ---- raw requests ----------------------------------------------------------------------------------------------------
+
+
+def through(edge: Edge, url: str, method: str = "GET", timeout_s: float = 30, **headers: str) -> Reply:
+    """One request through the edge's proxy face on a connection of its own, trusting its root alone.
+
+    Header names are spelt with underscores. Raises ``OSError`` with the status if the edge does not let the client in there.
+    """
+    began = time.monotonic()
+    parts = urllib.parse.urlsplit(url)
+    context = ssl.create_default_context(cafile=edge.root_certificate())
+    connection = http.client.HTTPSConnection("127.0.0.1", edge.port, timeout=timeout_s, context=context)
+    assert parts.hostname is not None
+    connection.set_tunnel(parts.hostname, parts.port)
+    with contextlib.closing(connection):
+        target = parts.path + (f"?{parts.query}" if parts.query else "")
+        connection.putrequest(method, target, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        with connection.getresponse() as response:
+            short = False
+            try:
+                content = response.read()
+            except http.client.IncompleteRead as error:
+                content, short = error.partial, True
+            fields = {name.lower(): value for name, value in response.getheaders()}
+            return Reply(response.status, response.reason, fields, content, short, time.monotonic() - began)
