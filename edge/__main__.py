@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from . import capture_command
+
 if TYPE_CHECKING:
     from .settings import EdgeSettings, Loaded
 
@@ -43,28 +45,6 @@ EDGE_REGISTRIES__PYPI__UPSTREAM), then options. None are needed to begin.
 _DATA_HELP = """\
 the data directory (default: $EDGE_DATA, else what the settings say, else
 ~/.local/state/leeward/edge, for root /var/lib/leeward/edge)"""
-
-
-_CAPTURE_DESCRIPTION = """\
-Have mitmproxy catch connections and hand those to registries to this edge,
-until Ctrl-C or SIGTERM. All else goes where it was going, undecrypted. While
-the edge is down, connections to registries fail: none goes past it.
-
-local          whatever programs of this machine connect to, or only PROGRAM's:
-               its name as `ps -o comm` shows it (pip, uv, node; a thread of a
-               JVM is named differently, so give Java's process id), or its
-               process id. Needs root and Linux with eBPF. Captured programs
-               must live in this network namespace: name some if containers run.
-transparent    what nftables sends here: connections of this machine's users,
-               except the one that the edge runs as, and with --from those of
-               others. --install-rules sets the rules and takes them away at
-               the end, however that comes; without it they are printed.
-
-Programs must trust the edge's root certificate, which this does not arrange:
-see `edge ca --help`, and `edge use --help` for clients' own settings.
-
-mitmproxy (12.2 or newer) is not part of Leeward's environment, since it pins
-old libraries: python3 -m venv DIR; DIR/bin/pip install 'mitmproxy>=12.2'."""
 
 
 _CLIENTS = ("pip", "uv", "poetry", "pdm", "npm", "pnpm", "yarn", "bun", "maven", "gradle", "sbt")
@@ -254,33 +234,19 @@ def _parser() -> argparse.ArgumentParser:
     ca.add_argument("--bundle", metavar="FILE", type=Path, help="write the public roots and ours, in PEM")
     ca.add_argument("--truststore", metavar="FILE", type=Path, help="write the same as a PKCS#12 truststore, for JVMs")
     ca.add_argument("--password", default="changeit", help="the truststore's password (default: changeit)")
+    capture_command.add_arguments(
+        _command(
+            commands,
+            "capture",
+            _capture,
+            "take the registries' connections of programs that know nothing of it",
+            capture_command.DESCRIPTION,
+            capture_command.EXAMPLES,
+        )
+    )
     for command in (refresh, why, verify, gc, status, ca):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
-
-
-def _capture_arguments(capture: argparse.ArgumentParser) -> None:
-    capture.add_argument("--mode", required=True, metavar="MODE", help="transparent, local or local:PROGRAM[,PROGRAM]")
-    capture.add_argument(
-        "--hosts", metavar="NAMES", help="the registries' host names, joined by commas (default: asked from the edge)"
-    )
-    capture.add_argument(
-        "--url", metavar="URL", help="the edge's address, with user and password if it asks for them (default: from the settings)"
-    )
-    capture.add_argument("--mitmdump", metavar="PATH", help="mitmproxy's command (default: $EDGE_MITMDUMP, else looked for)")
-    capture.add_argument(
-        "--port", metavar="N", type=int, default=8082, help="transparent: where mitmproxy listens (default 8082)"
-    )
-    capture.add_argument("--ports", metavar="N,N", default="80,443", help="transparent: what is captured (default 80,443)")
-    capture.add_argument(
-        "--from",
-        metavar="INTERFACE",
-        dest="interfaces",
-        action="append",
-        default=[],
-        help="transparent: capture what comes in here too (containers, other machines); may be repeated",
-    )
-    capture.add_argument("--install-rules", action="store_true", help="transparent: set the nftables rules, as long as this runs")
 
 
 def _command(
@@ -478,39 +444,7 @@ def _proxy_address(settings: EdgeSettings) -> str:
 
 
 def _capture(asked: argparse.Namespace) -> int:
-    import trio
-
-    from origin import logs
-    from origin.settings import SettingsError
-
-    from . import capturing
-
-    settings = _load(asked, rules_too=False).settings
-    socket_path = settings.data / "edge.sock"
-    try:
-        mode, programs = capturing.read_mode(asked.mode)
-        address, authorization = capturing.read_url(asked.url or local_address(settings))
-        ports = capturing.read_ports(asked.ports)
-    except ValueError as error:
-        raise SettingsError(str(error)) from None
-    hosts = tuple(filter(None, (asked.hosts or "").split(",")))
-    wanted = capturing.Wanted(
-        mode=mode,
-        programs=programs,
-        mitmdump=capturing.find_mitmdump(asked.mitmdump, os.environ),
-        edge=address,
-        authorization=authorization,
-        # Another machine's edge has no socket here. It is told by both its address and its hosts being given.
-        asked=None if asked.url and hosts else socket_path,
-        hosts=hosts,
-        port=asked.port,
-        ports=ports,
-        interfaces=tuple(asked.interfaces),
-        install_rules=asked.install_rules,
-    )
-    logs.configure(settings.log.level, settings.log.json)
-    trio.run(capturing.capture, wanted)
-    return 0
+    return capture_command.run(asked, _load(asked, rules_too=False).settings)
 
 
 # ---- commands for a node --------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import socket
+import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -90,6 +91,15 @@ async def call(
         except (trio.BrokenResourceError, msgspec.DecodeError, ValueError):
             _log.debug("the node's answer ended", exc_info=True)
     raise CommandFailed("the node stopped before it had answered")
+
+
+async def peer(path: Path) -> tuple[int, int]:
+    """The process id and the user id of the node that listens on ``path``. Raises as ``call`` does. Linux only: unix(7), SO_PEERCRED."""
+    async with await _connect(path) as stream:
+        shape = struct.Struct("3i")
+        credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, shape.size)
+    pid, uid, _ = shape.unpack(credentials)
+    return pid, uid
 
 
 def sentence(error: Exception) -> str | None:
