@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -14,6 +15,7 @@ import trio.testing
 from origin.http import Handler, Request, Response
 from origin.http.hot import HotPages
 from origin.http.listen import Limits, Server, open_tcp
+from origin.http.tls import Contexts
 
 
 @dataclass
@@ -107,6 +109,8 @@ async def running(
     limits: Limits | None = None,
     clock: Callable[[], float] = lambda: 1_800_000_000.0,
     public_urls: tuple[str, ...] = ("http://localhost",),
+    contexts: Contexts | None = None,
+    tls_only: bool = False,
     **options: object,
 ) -> AsyncIterator[Running]:
     seen: list[Request] = []
@@ -120,7 +124,7 @@ async def running(
     listeners = open_tcp("127.0.0.1", 0)
     port = listeners[0].getsockname()[1]
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve, listeners)
+        await nursery.start(partial(server.serve, listeners, contexts=contexts, tls_only=tls_only))
         yield Running(server, store, port, seen, nursery)
         nursery.cancel_scope.cancel()
 
