@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import gc
+import ipaddress
 import logging
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import trio
 
 from origin.app import Node, open_node
 from origin.control import Command, Progress, serve_control
+from origin.http.certificate import FileCertificate
 from origin.http.hot import HotPages
 from origin.http.listen import Limits, Server, open_tcp
+from origin.metrics import Metrics, total
 from origin.policy.rules import Rule, parse_rule
 from origin.registries import Registry
+from origin.service import Service
+from origin.settings import SettingsError
+from origin.sources.addresses import WEB_PORTS
+from origin.sources.tunnels import Dialler, NextProxy, Reach, is_local
 from origin.watch import watch_rules
 from origin.words import listen_address
 
 from . import clients
-from .forward import Forward
+from .forward import Forward, Proxy, Users
 from .hosts import Hosts
 from .intercept import Interception
 from .mirror import Instance, Mirror
@@ -57,20 +66,19 @@ async def serve(
 ) -> None:
     """Run an edge until cancelled or told to stop by a signal. ``task_status`` gives its base URL once it listens."""
     settings = loaded.settings
-    base = _base_url(listeners[0])
+    base = _base_url(listeners[0], "https" if settings.tls.only and settings.tls.cert is not None else "http")
     async with open_node(settings.data, settings.registries, settings.upstream, settings.store) as node:
         node.service.set_rules(_rules(settings.rules))
         hot = HotPages(settings.store.memory_bytes)
-        proxy = _proxy(settings, node)
-        forward = _forward(settings, node, hot, proxy)
-        server = _server(settings, node, hot, forward)
+        hosts, interception = _stand_ins(settings, node)
+        mirror = _mirror(settings, node, hot, hosts, interception)
+        proxy = _proxy(settings, hosts, interception, listeners)
+        certificate = _certificate(settings, node)
+        server = _server(settings, node, hot, Forward(mirror, proxy, node.metrics, node.deployment))
         async with trio.open_nursery() as nursery:
             service = node.service
-            await nursery.start(serve_control, settings.data / SOCKET, service.commands() | _commands(base, proxy))
-            if proxy is not None:
-                # Neither is waited for: whoever uses the mirror face needs no host learnt and no certificate made.
-                nursery.start_soon(proxy[0].run, service)
-                nursery.start_soon(proxy[1].run)
+            commands = _commands(base, service, hosts, node.metrics)
+            await nursery.start(serve_control, settings.data / SOCKET, commands)
             nursery.start_soon(
                 watch_rules,
                 loaded.watch_path,
@@ -80,9 +88,17 @@ async def serve(
                 service.rules,
                 service.set_rules_trouble,
             )
-            serving = await nursery.start(_serve, server, listeners)
+            serving = await nursery.start(_serve, server, listeners, certificate, settings.tls.only)
+            if certificate is not None:
+                nursery.start_soon(certificate.run)
+            if hosts is not None and interception is not None:
+                # Neither is waited for: whoever uses the mirror face needs no host learnt and no certificate made.
+                nursery.start_soon(hosts.run, service)
+                nursery.start_soon(interception.run)
             nursery.start_soon(_stop_on_signal, server, serving)
             print(clients.how_to(base, settings.registries), flush=True)
+            if proxy is not None:
+                print(f"As a proxy: HTTPS_PROXY={base}, with {base}/-/ca.pem trusted; edge run -- COMMAND sets both.", flush=True)
             # What is loaded now stays: the collector need not walk it again, which takes tens of milliseconds each time.
             gc.collect()
             gc.freeze()
@@ -93,11 +109,15 @@ async def serve(
 
 
 async def _serve(
-    server: Server, listeners: list[socket.socket], task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED
+    server: Server,
+    listeners: list[socket.socket],
+    certificate: FileCertificate | None,
+    tls_only: bool,
+    task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     ended = trio.Event()
     async with trio.open_nursery() as nursery:
-        await nursery.start(server.serve, listeners)
+        await nursery.start(partial(server.serve, listeners, contexts=certificate, tls_only=tls_only))
         task_status.started(ended)
     ended.set()
 
@@ -139,44 +159,96 @@ def _load_rules(path: Path) -> list[Rule]:
     return _rules(load_rules(path))
 
 
-def _base_url(listener: socket.socket) -> str:
+def _base_url(listener: socket.socket, scheme: str) -> str:
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- recognised, not chosen
-    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"
+    return f"{scheme}://[{shown}]:{port}" if ":" in shown else f"{scheme}://{shown}:{port}"
 
 
-def _proxy(settings: EdgeSettings, node: Node) -> tuple[Hosts, Interception] | None:
-    """What the proxy face needs; None if it is off."""
+def _stand_ins(settings: EdgeSettings, node: Node) -> tuple[Hosts, Interception] | tuple[None, None]:
+    """Whom the proxy face stands in for, and with which certificates; neither if it is off."""
     if not settings.proxy.enabled:
-        return None
+        return None, None
     try:
         hosts = Hosts(node.registries, {name: registry.aliases for name, registry in settings.registries.items()})
-        return hosts, Interception(settings.data, hosts, node.service.clock, node.metrics)
-    except NotImplementedError:
-        return None
+    except ValueError as error:
+        raise SettingsError(f"registries: the proxy face cannot stand in for an upstream or alias: {error}") from error
+    return hosts, Interception(settings.data, hosts, node.service.clock, node.metrics)
 
 
-def _commands(base: str, proxy: tuple[Hosts, Interception] | None) -> dict[str, Command]:
-    """The commands that only an edge has."""
-
-    async def alias(arguments: dict[str, object], _: Progress) -> object:
-        if proxy is None:
-            raise ValueError("the proxy face is off: [proxy] enabled is false")
-        instance, host = str(arguments.get("instance", "")), str(arguments.get("host", ""))
-        proxy[0].add_alias(instance, host)
-        return {"instance": instance, "host": host}
-
-    return {"alias": alias}
-
-
-def _forward(settings: EdgeSettings, node: Node, hot: HotPages, proxy: tuple[Hosts, Interception] | None) -> Forward:
+def _mirror(settings: EdgeSettings, node: Node, hot: HotPages, hosts: Hosts | None, interception: Interception | None) -> Mirror:
     paths: dict[str, list[Registry]] = {}
     for name, registry in settings.registries.items():
         paths.setdefault(registry.path, []).append(node.registries[name])
-    instances = [Instance(tuple(members), path) for path, members in paths.items()]
-    renderings = Renderings(settings.store.memory_bytes, trio.CapacityLimiter(2))
-    mirror = Mirror(instances, node.service, renderings, hot, node.metrics, node.deployment)
-    return Forward(mirror, proxy)
+    return Mirror(
+        [Instance(tuple(members), path) for path, members in paths.items()],
+        node.service,
+        Renderings(settings.store.memory_bytes, trio.CapacityLimiter(2)),
+        hot,
+        node.metrics,
+        node.deployment,
+        root_pem=interception.root_pem if interception is not None else None,
+        shown=hosts.saw if hosts is not None else None,
+    )
+
+
+def _proxy(
+    settings: EdgeSettings,
+    hosts: Hosts | None,
+    interception: Interception | None,
+    listeners: Sequence[socket.socket],
+) -> Proxy | None:
+    """The proxy face, None if it is off."""
+    if hosts is None or interception is None:
+        return None
+    asked, upstream = settings.proxy, settings.upstream
+    ports = {listener.getsockname()[1] for listener in listeners}
+    dialler = Dialler(
+        Reach(tuple(ipaddress.ip_network(network, strict=False) for network in asked.allow), WEB_PORTS | set(asked.ports)),
+        connect_s=upstream.connect_timeout_s,
+        answer_s=upstream.answer_timeout_s,
+        is_own=lambda address, port: port in ports and is_local(address),
+        proxy=NextProxy.at(upstream.proxy, upstream.ca) if upstream.proxy is not None else None,
+    )
+    return Proxy(hosts, interception, dialler, Users(asked.users), asked.tunnel, asked.forward)
+
+
+def _commands(base: str, service: Service, hosts: Hosts | None, metrics: Metrics) -> dict[str, Command]:
+    """The commands of the service, and those that only an edge has."""
+    commands = dict(service.commands())
+    status = commands["status"]
+
+    async def told(arguments: dict[str, object], progress: Progress) -> object:
+        found = await status(arguments, progress)
+        assert isinstance(found, dict)
+        if hosts is None:
+            return {"at": base, "proxy": "off"} | found
+        ends = total(metrics.intermediate_ends)
+        proxy: dict[str, object] = {
+            "hosts": sorted(hosts.names()),
+            "tunnels": int(total(metrics.tunnels_open)),
+            "certificates_until": datetime.fromtimestamp(ends, UTC).isoformat(timespec="seconds") if ends else "none yet",
+        }
+        return {"at": base, "proxy": proxy} | found
+
+    async def alias(arguments: dict[str, object], _: Progress) -> object:
+        if hosts is None:
+            raise ValueError("the proxy face is off: [proxy] enabled is false")
+        instance, host = str(arguments.get("instance", "")), str(arguments.get("host", ""))
+        hosts.add_alias(instance, host)
+        return {"instance": instance, "host": host}
+
+    return commands | {"status": told, "alias": alias}
+
+
+def _certificate(settings: EdgeSettings, node: Node) -> FileCertificate | None:
+    """The operator's own certificate for the listener, None without one. Raises ``SettingsError``."""
+    if settings.tls.cert is None:
+        return None
+    try:
+        return FileCertificate(settings.tls.cert, settings.tls.key, clock=node.service.clock, metrics=node.metrics)
+    except ValueError as error:
+        raise SettingsError(f"tls.cert: {error}") from error
 
 
 def _server(settings: EdgeSettings, node: Node, hot: HotPages, forward: Forward) -> Server:
@@ -187,6 +259,7 @@ def _server(settings: EdgeSettings, node: Node, hot: HotPages, forward: Forward)
         head_s=asked.header_timeout_s,
         body_s=asked.body_timeout_s,
         idle_s=asked.idle_timeout_s,
+        tunnel_idle_s=settings.proxy.idle_s,
         connections=asked.connections,
         stall_s=asked.send_timeout_s,
         drain_s=settings.server.drain_s,

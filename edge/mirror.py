@@ -113,7 +113,7 @@ class Mirror:
         deployment: str,
         *,
         root_pem: Callable[[], bytes] | None = None,
-        shown: Callable[[str, Listing], None] = lambda instance, listing: None,
+        shown: Callable[[str, Listing], None] | None = None,
     ) -> None:
         # The longest path first, so that an instance beneath another's path is found.
         self._instances = sorted(instances, key=lambda i: -len(i.path))
@@ -234,7 +234,7 @@ class Mirror:
         down = "upstream-down" in view.cache_status
         fields = _noted(registry, view, rendered.fields) if down else rendered.fields
         response = Response(200, _page_headers(rendered, view.cache_status, fields), rendered.body)
-        if offer.base is None:
+        if offer.base is None and self._shown is not None:
             self._shown(registry.name, view.listing)
         tally = self._metrics.tally(offer.face, registry.name, "page", view.outcome)
         response.delivered = _counting(tally)

@@ -74,6 +74,10 @@ class Metrics:
         self.certificate_expires = Gauge(
             "leeward_certificate_expires_seconds", "End of the operator's certificate in use, in UTC seconds", registry=r
         )
+        # How many connections lead past us to other hosts, and how much passes? Those of plain requests are told apart from tunnels.
+        self.tunnels = Counter("leeward_tunnels", "Tunnels that ended", ["kind"], registry=r)
+        self.tunnels_open = Gauge("leeward_tunnels_open", "Open tunnels", ["kind"], registry=r)
+        self.tunnel_bytes = Counter("leeward_tunnel_bytes", "Bytes through tunnels", ["direction"], registry=r)
         # Did anything keep the event loop from its sockets? The longest stretch since the last scrape.
         self.loop_stall = Gauge("leeward_loop_stall_seconds_max", "Longest stretch between two waits for I/O", registry=r)
         # How long did answers take that were not hot hits?
@@ -108,3 +112,8 @@ class Metrics:
     def text(self) -> bytes:
         """The Prometheus exposition, text format."""
         return generate_latest(self.registry)
+
+
+def total(gauge: Gauge) -> float:
+    """What a gauge says now, over all its labels."""
+    return sum(sample.value for metric in gauge.collect() for sample in metric.samples)

@@ -12,7 +12,7 @@ import ipaddress
 import re
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import httpx
 import trio
 
 from ..errors import Unavailable
+from ..model import Headers
 from .addresses import METADATA, WEB_PORTS, Address, literal, network_of, parsed, race, resolve, unwrapped
 from .connect import trust
 from .failures import NameFailure
@@ -122,10 +123,7 @@ class Dialled:
 
 
 class Dialler:
-    """Makes connections within ``reach``. ``is_own`` tells whether an address and port are our own listener's.
-
-    ``fields`` are header fields for a next proxy: who has been passed on the way.
-    """
+    """Makes connections within ``reach``. ``is_own`` tells whether an address and port are our own listener's."""
 
     def __init__(
         self,
@@ -135,25 +133,24 @@ class Dialler:
         answer_s: float = 10.0,
         is_own: Callable[[Address, int], bool] = lambda address, port: False,
         proxy: NextProxy | None = None,
-        fields: Iterable[tuple[str, str]] = (),
     ) -> None:
         self._reach = reach
         self._connect_s = connect_s
         self._answer_s = answer_s
         self._is_own = is_own
         self._proxy = proxy
-        self._fields = tuple(fields)
 
-    async def tunnel(self, host: str, port: int) -> Dialled:
+    async def tunnel(self, host: str, port: int, fields: Headers = ()) -> Dialled:
         """Connect to ``host``, which is a name or any spelling of an address, through the next proxy if there is one.
 
+        ``fields`` tell a next proxy who has been passed on the way.
         Raises ``OffLimits``, ``Astray`` or ``Unavailable``, each with a sentence for the client.
         """
         dialled = await self.approach(host, port)
         if dialled.proxy is None:
             return dialled
         try:
-            dialled.greeting = await self._ask(dialled.stream, dialled.host, port, dialled.proxy)
+            dialled.greeting = await self._ask(dialled.stream, f"{dialled.host}:{port}", dialled.proxy, fields)
         except BaseException:
             await trio.aclose_forcefully(dialled.stream)
             raise
@@ -222,12 +219,12 @@ class Dialler:
             raise
         return secure
 
-    async def _ask(self, stream: Connected, host: str, port: int, proxy: NextProxy) -> bytes:
+    async def _ask(self, stream: Connected, where: str, proxy: NextProxy, passed: Headers) -> bytes:
         """Have the next proxy make a tunnel; what came behind its answer. The stream is the caller's to close."""
-        fields = [("Host", f"{host}:{port}"), *self._fields]
+        fields = [("Host", where), *passed]
         if proxy.authorization:
             fields.append(("Proxy-Authorization", proxy.authorization))
-        lines = [f"CONNECT {host}:{port} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
+        lines = [f"CONNECT {where} HTTP/1.1", *(f"{name}: {value}" for name, value in fields), "", ""]
         received = b""
         try:
             with trio.fail_after(self._answer_s):
@@ -246,7 +243,7 @@ class Dialler:
         if not end or status is None:
             raise Astray("the next proxy's answer makes no sense")
         if not status[1].startswith(b"2"):
-            told = f"the next proxy answered {status[1].decode()} for {host}:{port}"
+            told = f"the next proxy answered {status[1].decode()} for {where}"
             if status[1] in (b"429", b"503", b"504"):
                 raise Unavailable(told, RETRY_S)
             raise Astray(told)
