@@ -105,7 +105,7 @@ MALFORMED = {
     "preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "odd method": b"G@T /-/live HTTP/1.1\r\nHost: {host}\r\n\r\n",
     "trace": b"TRACE /pypi/simple/six/ HTTP/1.1\r\nHost: {host}\r\n\r\n",
-    "connect": b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nHost: 127.0.0.1:22\r\n\r\n",
+    "connect": b"CONNECT 127.0.0.1 HTTP/1.1\r\nHost: 127.0.0.1:22\r\n\r\n",
 }
 
 
