@@ -96,9 +96,7 @@ async def serve(
                 nursery.start_soon(hosts.run, service)
                 nursery.start_soon(interception.run)
             nursery.start_soon(_stop_on_signal, server, serving)
-            print(clients.how_to(base, settings.registries), flush=True)
-            if proxy is not None:
-                print(f"As a proxy: HTTPS_PROXY={base}, with {base}/-/ca.pem trusted; edge run -- COMMAND sets both.", flush=True)
+            print(clients.how_to(base, settings.registries, proxy=proxy is not None), flush=True)
             # What is loaded now stays: the collector need not walk it again, which takes tens of milliseconds each time.
             gc.collect()
             gc.freeze()

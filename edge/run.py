@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -51,10 +51,14 @@ _TOLD_BY_KERNEL = 0x80  # siginfo's SI_KERNEL (sigaction(2)): a terminal tells t
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """An edge that answers. ``log`` is where one that was started for commands writes; None if somebody else runs it."""
+    """An edge that answers at ``at`` and stands in for ``hosts``.
+
+    ``log`` is where one that was started for commands writes; None if somebody else runs it.
+    """
 
     at: str
-    log: Path | None
+    hosts: frozenset[str]
+    log: Path | None = None
     keeper: subprocess.Popen[bytes] | None = None
 
 
@@ -100,7 +104,7 @@ def run(
             proxy,
             trust,
             environ,
-            hosts=registry_hosts(settings),
+            hosts=registry_hosts(settings) | running.hosts,
             join=lambda files: joined(settings.data / "run", files),
             written=written_for_npm(Path.cwd(), environ),
             plain=any(registry.upstream.startswith("http:") for registry in settings.registries.values()),
@@ -132,10 +136,10 @@ def using(settings: EdgeSettings, options: Sequence[str], environ: Mapping[str, 
 
     ``theirs`` is the proxy that one which is started goes through if the settings name none. Raises as ``run``.
     """
-    at = _asked(settings)
+    # Another user's is told before anything is made beside it.
+    _asked(settings)
     directory = settings.data / "run"
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o700)
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     keeper = None
     with (directory / "users.lock").open("ab") as users, (directory / "joined.lock").open("ab") as joined_lock:
         # Waits while the keeper of an earlier one holds it alone: that edge is stopping.
@@ -143,24 +147,22 @@ def using(settings: EdgeSettings, options: Sequence[str], environ: Mapping[str, 
         with (directory / "start.lock").open("ab") as start:
             fcntl.flock(start, fcntl.LOCK_EX)
             log = directory / "edge.log"
-            at = _asked(settings)
-            started = at is None
-            if started:
+            running = _asked(settings)
+            if running is None:
                 keeper = _start(directory, options, _serving_environ(settings, environ, theirs))
-                at = _wait_ready(settings, keeper, log)
+                running = _wait_ready(settings, keeper, log)
             else:
                 fcntl.flock(joined_lock, fcntl.LOCK_SH)
-        assert at is not None
         try:
-            yield Running(at, log if started or _is_started(directory, at) else None, keeper)
+            yield replace(running, keeper=keeper, log=log if _is_started(directory, running.at) else None)
         finally:
             fcntl.flock(users, fcntl.LOCK_UN)
             if keeper is not None:
                 _wait_stopped(keeper, joined_lock.fileno())
 
 
-def _asked(settings: EdgeSettings) -> str | None:
-    """The base URL of the edge that runs, None if none does. Raises ``control.CommandFailed`` for one that is another user's."""
+def _asked(settings: EdgeSettings) -> Running | None:
+    """The edge that runs, None if none does. Raises ``control.CommandFailed`` for one that is another user's."""
     import trio
 
     from origin import control
@@ -175,7 +177,11 @@ def _asked(settings: EdgeSettings) -> str | None:
     at = status.get("at") if isinstance(status, dict) else None
     if not isinstance(at, str):
         raise control.CommandFailed(f"the edge on {settings.data} is of another release: stop it, or start it anew")
-    return at
+    proxy = status.get("proxy") if isinstance(status, dict) else None
+    if proxy == "off":
+        raise control.CommandFailed(f"the edge on {settings.data} runs without its proxy face: [proxy] enabled is false")
+    hosts = proxy.get("hosts") if isinstance(proxy, dict) else None
+    return Running(at, frozenset(map(str, hosts)) if isinstance(hosts, list) else frozenset())
 
 
 def _serving_environ(settings: EdgeSettings, environ: Mapping[str, str], theirs: str) -> dict[str, str]:
@@ -208,14 +214,14 @@ def _start(directory: Path, options: Sequence[str], environ: Mapping[str, str]) 
         )
 
 
-def _wait_ready(settings: EdgeSettings, keeper: subprocess.Popen[bytes], log: Path) -> str:
+def _wait_ready(settings: EdgeSettings, keeper: subprocess.Popen[bytes], log: Path) -> Running:
     began, size = time.monotonic(), log.stat().st_size
     while time.monotonic() - began < READY_S:
         if keeper.poll() is not None:
             raise Unusable(f"no edge could be started: {_last_sentence(log, size)}")
-        if (at := _asked(settings)) is not None:
-            (log.parent / "at").write_text(at)
-            return at
+        if (running := _asked(settings)) is not None:
+            (log.parent / "at").write_text(running.at)
+            return running
         time.sleep(0.02)
     keeper.terminate()
     raise Unusable(f"the edge that was started is not ready after {READY_S:.0f} s; {log} says more")

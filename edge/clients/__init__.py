@@ -69,7 +69,7 @@ def once(client: Client, url: str) -> str:
     return client.once.format(url=url, host=host_of(url))
 
 
-def how_to(base_url: str, registries: Mapping[str, RegistrySettings], *, proxy: bool = True) -> str:
+def how_to(base_url: str, registries: Mapping[str, RegistrySettings], *, proxy: bool = False) -> str:
     """How to point each client at the edge that answers at ``base_url``: text for a person's terminal, a line for each registry.
 
     ``proxy`` says that it is an HTTP proxy too.
@@ -89,8 +89,9 @@ def how_to(base_url: str, registries: Mapping[str, RegistrySettings], *, proxy: 
         )
         if first.kind != "maven":
             lines[-1] += f", or once: {once(first, url)}"
-    if lines and proxy:
-        lines.append(f"As an HTTP(S) proxy: {base_url}, set with edge use --proxy NAME; or for one command: edge run -- COMMAND")
+    if proxy:
+        lines.append(f"as a proxy: HTTPS_PROXY={base_url.rstrip('/')}, with {base_url.rstrip('/')}/-/ca.pem trusted")
+        lines.append("  edge use --proxy NAME sets both, edge run -- COMMAND for one command")
     if lines:
         lines.append("edge use NAME writes it for you, --undo takes it back.")
     if any(registry.kind == "pypi" for registry in registries.values()):
