@@ -94,17 +94,15 @@ def hosts_of(intermediate: x509.Certificate) -> frozenset[str]:
 def _constraints(hosts: Iterable[str]) -> x509.NameConstraints:
     """Only these hosts. RFC 5280 knows no DNS constraint that leaves out the names below a name: those are permitted too.
 
-    All addresses are excluded; but of a family that is permitted in part, the rest is out by not being permitted: an
-    exclusion of everything would win.
+    All addresses are excluded. Where some are hosts, those are permitted and nothing needs to be excluded, since what is not permitted of a
+    form that is mentioned is out; and nothing may be: JDKs (17) compare an address with a network of the other family, and fail.
+    BoringSSL knows no constraints on addresses and refuses every leaf for one.
     """
     names = [name_of(host) for host in sorted(hosts)]
     permitted: list[x509.GeneralName] = [name for name in names if isinstance(name, x509.DNSName)] or [x509.DNSName(NOWHERE)]
     networks = [ipaddress.ip_network(name.value) for name in names if isinstance(name, x509.IPAddress)]
-    permitted += [x509.IPAddress(network) for network in networks]
-    families = {network.version for network in networks}
-    everything = [ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")]
-    excluded = [x509.IPAddress(network) for network in everything if network.version not in families]
-    return x509.NameConstraints(permitted, excluded or None)
+    everything = [x509.IPAddress(ipaddress.ip_network(network)) for network in ("0.0.0.0/0", "::/0")]
+    return x509.NameConstraints([*permitted, *map(x509.IPAddress, networks)], None if networks else everything)
 
 
 # ---- making ----------------------------------------------------------------------------------------------------------
