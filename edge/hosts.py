@@ -333,8 +333,9 @@ def _spelled(host: str) -> str:
 
 
 def _host_of(url: str) -> str:
-    """The host of an entry's URL, empty if it is none to be stood in for."""
-    return _host_in(url.split("/", 3)[2])
+    """The host of an entry's URL, empty if it is none to be stood in for, or if the entry does not say where it is (Maven)."""
+    parts = url.split("/", 3)
+    return _host_in(parts[2]) if len(parts) > 2 else ""
 
 
 @lru_cache(1024)
