@@ -138,13 +138,20 @@ class Hosts:
             found.sort(key=lambda meant: not _is_something(meant))
         return found
 
-    def add_alias(self, instance: str, host: str) -> None:
-        """Stand in for ``host`` too, until the node stops. Raises ``ValueError`` for what is no host name or no instance."""
+    def add_alias(self, instance: str, host: str) -> bool:
+        """Stand in for ``host`` too, until the node stops; False if that is done anyway.
+
+        Raises ``ValueError`` for what is no host name or no instance.
+        """
         known = self._instances.get(instance)
         if known is None:
             raise ValueError(f"there is no instance {instance[:64]!r}; there are {', '.join(self._instances)}")
-        known.own.add(normal(host))
+        host = normal(host)
+        if host in self._names:
+            return False
+        known.own.add(host)
         self._settle()
+        return True
 
     def _settle(self) -> None:
         names = self._collected()

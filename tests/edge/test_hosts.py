@@ -89,8 +89,8 @@ def test_an_alias_is_added_while_the_node_runs() -> None:
     hosts = table(NPM_)
     grown: list[int] = []
     hosts.changed = lambda: grown.append(1)
-    hosts.add_alias("npm", "Yarn.Test")
-    hosts.add_alias("npm", "yarn.test:443")
+    assert hosts.add_alias("npm", "Yarn.Test")
+    assert not hosts.add_alias("npm", "yarn.test:443")
     assert hosts.names() == {"registry.npm.test", "yarn.test"} and grown == [1]
     assert meant(hosts, "yarn.test", "/@a%2fb/-/b-1.0.0.tgz") == ("npm", "@a%2fb/-/b-1.0.0.tgz")
     with pytest.raises(ValueError, match="no instance"):
