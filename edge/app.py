@@ -43,6 +43,9 @@ log = logging.getLogger("leeward.edge")
 
 SOCKET = "edge.sock"
 
+LEARN_S = 10.0
+"""How long an alias waits for what is learnt of registries' hosts."""
+
 SWITCH_INTERVAL_S = 0.0005
 """How long a worker thread may keep the interpreter's lock from the event loop."""
 
@@ -233,8 +236,13 @@ def _commands(base: str, service: Service, hosts: Hosts | None, metrics: Metrics
         if hosts is None:
             raise ValueError("the proxy face is off: [proxy] enabled is false")
         instance, host = str(arguments.get("instance", "")), str(arguments.get("host", ""))
-        hosts.add_alias(instance, host)
-        return {"instance": instance, "host": host}
+        with trio.move_on_after(LEARN_S):
+            # A file host that is not known yet is no alias: it will be learnt.
+            await hosts.wait_learnt()
+        known = host.lower() in hosts.names()
+        if not known:
+            hosts.add_alias(instance, host)
+        return {"instance": instance, "host": host, "known": known}
 
     return commands | {"status": told, "alias": alias}
 

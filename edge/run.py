@@ -99,7 +99,7 @@ def run(
             and settings.upstream.proxy is None
         ):
             tell("the edge that runs has no [upstream] proxy, so yours is not used for this command")
-        _add_aliases(settings, Path.cwd(), tell)
+        _add_aliases(settings, running, Path.cwd(), Path(environ.get("HOME") or Path.home()), tell)
         made = environment.environment(
             proxy,
             trust,
@@ -384,25 +384,31 @@ def written_for_npm(directory: Path, environ: Mapping[str, str]) -> dict[str, st
     return found
 
 
-def _add_aliases(settings: EdgeSettings, directory: Path, tell: Callable[[str], None]) -> None:
-    """Have the edge stand in for hosts that lock files at hand name and no table has."""
+def _add_aliases(settings: EdgeSettings, running: Running, directory: Path, home: Path, tell: Callable[[str], None]) -> None:
+    """Have the edge stand in for hosts that lock files at hand name for a registry and no table has."""
     import trio
 
     from origin import control
 
-    for instance, host in _unknown_hosts(directory, settings):
+    from . import lockfiles
+
+    unknown = lockfiles.unknown_hosts(directory, registry_hosts(settings) | running.hosts, home=home)
+    for instance, host in ((_instance(settings, kind), host) for kind, hosts in unknown.items() for host in hosts):
         asked: dict[str, object] = {"instance": instance, "host": host}
         try:
-            trio.run(control.call, settings.data / "edge.sock", "alias", asked)
+            done = trio.run(control.call, settings.data / "edge.sock", "alias", asked)
         except control.CommandFailed as error:
             tell(f"a lock file here names {host}, which is asked past the edge: {error}")
-        else:
-            tell(f"a lock file here names {host}: the edge stands in for it too, as {instance}, until it stops (aliases keep it)")
+            continue
+        if not (isinstance(done, dict) and done.get("known")):
+            tell(f"a lock file here names {host}, which the edge takes for {instance} too; aliases in its settings keep that")
 
 
-def _unknown_hosts(directory: Path, settings: EdgeSettings) -> list[tuple[str, str]]:
-    """Instances and hosts that lock files name for them."""
-    return []
+def _instance(settings: EdgeSettings, kind: str) -> str:
+    """The instance that other names of the kind's registry are taken for: the one named like the kind, else the first."""
+    if kind in settings.registries and settings.registries[kind].kind == kind:
+        return kind
+    return next((name for name, registry in settings.registries.items() if registry.kind == kind), kind)
 
 
 def _maven_notes(program: str, environ: Mapping[str, str], proxy: object) -> list[str]:
@@ -428,23 +434,27 @@ def _maven_notes(program: str, environ: Mapping[str, str], proxy: object) -> lis
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What an edge has counted so far, and how much it has logged."""
+    """What an edge has counted so far, and how much it has logged: requests refused by policy, and those not let through."""
 
     refused: int
+    barred: int
     logged: int
     log: Path | None
 
     @classmethod
     def of(cls, running: Running) -> _Seen:
         logged = running.log.stat().st_size if running.log is not None and running.log.exists() else 0
-        return cls(_refused(running.at), logged, running.log)
+        return cls(*_refused(running.at), logged, running.log)
 
     def since(self, before: _Seen) -> list[str]:
         """A sentence for each thing that a person should know of."""
         notes = []
         if (refused := self.refused - before.refused) > 0:
             told = "1 request was" if refused == 1 else f"{refused} requests were"
-            notes.append(f"{told} refused; edge why PURL says by which rule")
+            notes.append(f"{told} refused by a rule; edge why PURL says by which")
+        if (barred := self.barred - before.barred) > 0:
+            told = "1 connection was" if barred == 1 else f"{barred} connections were"
+            notes.append(f"{told} not let through: to hosts that are no registry's, which [proxy] in the settings decides on")
         if self.log is not None:
             with self.log.open("rb") as file:
                 file.seek(before.logged)
@@ -454,12 +464,12 @@ class _Seen:
         return notes[:4]
 
 
-_WARNING = re.compile(r"\S+Z warn +(?:hosts|forward|proxy|intercept) +(.+)")
+_WARNING = re.compile(r"\S+Z warn +(?:hosts|forward|authority) +(.+)")
 """A warning about the proxy face, as ``origin/logs.py`` writes it for people."""
 
 
-def _refused(at: str) -> int:
-    """How many requests the edge has refused by policy; 0 where it cannot be asked."""
+def _refused(at: str) -> tuple[int, int]:
+    """How many requests the edge has refused by policy and how many it did not let through; 0 where it cannot be asked."""
     from .environment import host_and_port
 
     connection = http.client.HTTPConnection(*host_and_port(at), timeout=2)
@@ -467,11 +477,12 @@ def _refused(at: str) -> int:
         connection.request("GET", "/-/metrics")
         text = connection.getresponse().read().decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
-        return 0
+        return 0, 0
     finally:
         connection.close()
-    found = re.findall(r'(?m)^leeward_requests_total\{[^}]*outcome="refused"[^}]*\} ([0-9.e+]+)$', text)
-    return int(sum(float(number) for number in found))
+    found = re.findall(r'(?m)^leeward_requests_total\{([^}]*outcome="refused"[^}]*)\} ([0-9.e+]+)$', text)
+    barred = sum(float(number) for labels, number in found if 'registry=""' in labels)
+    return int(sum(float(number) for _, number in found) - barred), int(barred)
 
 
 if __name__ == "__main__":
