@@ -28,7 +28,7 @@ from origin.http.problems import problem
 from origin.metrics import Metrics
 from origin.model import Headers, Listing
 from origin.registries import Registry
-from origin.sources.addresses import literal
+from origin.sources.addresses import literal, unwrapped
 from origin.sources.tunnels import Astray, Dialled, Dialler, OffLimits
 
 from .hosts import Meant
@@ -283,7 +283,7 @@ async def _stood_for(hosts: Table, host: str) -> str | None:
     if ".." in f"{spelled}.":
         raise ValueError("malformed host name")
     address = literal(host)
-    candidates = {spelled, str(address)} if address is not None else {spelled}
+    candidates = {spelled, str(address), str(unwrapped(address))} if address is not None else {spelled}
     if not candidates & hosts.names():
         with trio.move_on_after(LEARNING_S):
             await hosts.wait_learnt()
