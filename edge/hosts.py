@@ -11,7 +11,6 @@ import logging
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import unquote
@@ -71,13 +70,17 @@ class Meant:
 
 @dataclass(slots=True)
 class _Instance:
-    """One configured instance. ``own`` are the hosts that mean its upstream; ``places`` where its files are: host, and path above them."""
+    """One configured instance. ``own`` are the hosts that mean its upstream; ``places`` where its files are: host, and path above them.
+
+    ``lacks_until`` is until when (trio's clock) upstream need not be asked for a sample that it lacks.
+    """
 
     registry: Registry
     root: Path
     own: set[str]
     places: dict[str, Path] = field(default_factory=dict)
     unsaved: bool = False
+    lacks_until: float = 0.0
     known: trio.Event = field(default_factory=trio.Event)
 
 
@@ -264,9 +267,12 @@ class Hosts:
         """Learn from the sample, or where there is none from what is held. False if that is to be tried again before long."""
         places: dict[str, Path] = {}
         fresh = True
-        with suppress(NotFound):
-            view = await service.page(sample)
-            places, fresh = places_of([view.listing]), view.fresh
+        if trio.current_time() >= instance.lacks_until:
+            try:
+                view = await service.page(sample)
+                places, fresh = places_of([view.listing]), view.fresh
+            except NotFound:
+                instance.lacks_until = trio.current_time() + RELEARN_S
         if not places:
             places = await self._from_held(service, instance)
             fresh = bool(places)
@@ -285,10 +291,9 @@ class Hosts:
         """Where an upstream without the sample has its files, by pages that are used here. A host counts if half of those are there."""
         listings: list[Listing] = []
         for project in (await service.projects(instance.registry.name))[:FALLBACK_PAGES]:
-            try:
-                listings.append((await service.page(Page(instance.registry.name, project))).listing)
-            except (NotFound, Unavailable, Corrupt, Refused):
-                continue
+            listing = await service.held(Page(instance.registry.name, project))
+            if listing is not None:
+                listings.append(listing)
         counts = Counter(_host_of(entry.url) for listing in listings for entry in listing.entries.values())
         return {host: path for host, path in places_of(listings).items() if 2 * counts[host] >= counts.total()}
 

@@ -20,7 +20,7 @@ from .files import Delivery, Files
 from .flights import Flights
 from .groups import Groups, members_for
 from .metrics import Metrics
-from .model import Allow, Clock, Digest, File, Hold, Page, Refuse, Relay
+from .model import Allow, Clock, Digest, File, Hold, Listing, Page, Refuse, Relay
 from .notes import Notes
 from .pages import ABSENT, Pages, PageView
 from .policy.purls import parse_purl
@@ -142,6 +142,11 @@ class Service:
     async def canonical_path(self, file: File) -> str:
         """The path under which a file that was asked for by name alone is offered. Raises like ``deliver``."""
         return (await self._files.resolve(file)).file.path
+
+    async def held(self, page: Page) -> Listing | None:
+        """What a page that is held says, as upstream sent it; None if it is not held, or known to be absent. Asks no upstream."""
+        held = await self._pages.held(page)
+        return held.listing if held is not None else None
 
     async def projects(self, registry: str) -> Sequence[str]:
         """The projects held of an instance, sorted."""

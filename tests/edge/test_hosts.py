@@ -256,9 +256,11 @@ async def test_an_index_without_the_sample_is_learnt_from_what_is_held_of_it(tmp
             await hosts.wait_learnt()
             assert hosts.names() == {"pypi.test"}
             await s.service.page(Page("pypi", "foo"))
+            asked = list(s.web.asked)
             await trio.sleep(RETRY_LAST_S)
             # Half of the files, and not one among many, which anybody could have put there.
             assert hosts.names() == {"pypi.test", "files.pypi.test"}
+            assert s.web.asked == asked, "and upstream is asked neither for the sample that it lacks nor for what is held"
 
 
 @pytest.mark.parametrize(
