@@ -55,6 +55,7 @@ class Interception:
         self._refused: dict[str, str] = {}  # hosts that the last round made none for, and why
         self._trouble = ""  # what the last round could not do
         self._due = 0.0
+        self._is_signing = False
         self._wanted = trio.Event()  # a round is wanted
         self._done = trio.Event()  # the round that runs, or the next if none does, has ended
         hosts.changed = self._want
@@ -102,11 +103,12 @@ class Interception:
         """Have ``host``'s certificate made, and wait for it."""
         while (held := self._good(host)) is None:
             if host not in self._hosts.names():
-                raise Unavailable(f"{host} is no host that is stood in for.", 30)
+                raise Unavailable(f"{host} is not stood in for here.", 30)
             # What was tried in vain is tried again by ``run``, in its own time, and not as often as clients ask.
             if host in self._refused:
                 raise Unavailable(self._refused[host], 30)
-            self._want()
+            if not self._is_signing:
+                self._want()
             await self._done.wait()
         return held
 
@@ -124,6 +126,7 @@ class Interception:
     async def _round(self) -> bool:
         """Have the signer do what is due, and take up what it made. False if something is left to be done."""
         names = self._hosts.names()
+        self._is_signing = True
         try:
             issued = await self._ask_signer(names)
             self._metrics.intermediate_ends.set(issued.intermediate_ends)
@@ -133,6 +136,8 @@ class Interception:
         except Unusable as error:
             # What was made before goes on until it ends.
             issued, told = Issued({}), [str(error)]
+        finally:
+            self._is_signing = False
         now = self._clock()
         self._due = min([held.lease.due for held in self._held.values()] + ([issued.due] if issued.due else []), default=now)
         self._tell([*issued.told, *told])
