@@ -31,7 +31,7 @@ CENTRAL = Maven("maven", "https://repo.maven.test/maven2/")
 @pytest.fixture
 def clock() -> MockClock:
     # Worker threads count as blocked tasks: the threshold keeps the clock from jumping while one works.
-    return MockClock(autojump_threshold=0.5)
+    return MockClock(autojump_threshold=0.1)
 
 
 def table(*registries: Registry, **aliases: Sequence[str]) -> Hosts:
