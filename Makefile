@@ -13,6 +13,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 CLIENTS := .tools/venv
 NODE_CLIENTS := .tools/node
 JVM_CLIENTS := .tools/jvm
+CAPTURE := .tools/capture
 HASHED := --require-hashes --no-deps
 
 # Programs the suite drives, each with the Debian package it comes from.
@@ -43,7 +44,7 @@ edge: .venv/.run ## set up what is missing, then serve on 127.0.0.1:8080
 	@exec $(BIN)/edge serve $(ARGS)
 
 # Most tests wait more than they work, so a few run side by side; those that measure run alone, first.
-test: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIENTS)/.done ## set up what is missing, then run the whole suite
+test: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIENTS)/.done $(CAPTURE)/.done ## set up what is missing, then run the whole suite
 	@alone=0; rest=0; \
 	$(BIN)/python -m pytest -m "alone and not live" $(ARGS) || alone=$$?; \
 	$(BIN)/python -m pytest -m "not alone and not live" --numprocesses $(WORKERS) --dist worksteal $(ARGS) || rest=$$?; \
@@ -70,6 +71,7 @@ lock: $(CLIENTS)/.done .venv/.dev ## pin the newest releases again, with hashes 
 	$(LOCK) pyproject.toml -c requirements/build.txt -o requirements/run.txt
 	$(LOCK) pyproject.toml --group dev -c requirements/run.txt -c requirements/build.txt -o requirements/dev.txt
 	$(LOCK) requirements/tools.in -o requirements/tools.txt
+	$(LOCK) requirements/capture.in -o requirements/capture.txt
 	$(BIN)/python -m tests.tools.node
 LOCK = $(CLIENTS)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header
 
@@ -110,6 +112,14 @@ $(CLIENTS)/.done: requirements/tools.txt $(call unless_sound,$(CLIENTS))
 	@echo "installing pip, uv, poetry and pdm as test clients"
 	@{ $(call sound,$(CLIENTS)); } || { rm -rf $(CLIENTS); $(PYTHON) -m venv $(CLIENTS); }
 	@$(CLIENTS)/bin/python -m pip --quiet --disable-pip-version-check install $(HASHED) -r requirements/tools.txt
+	@touch $@
+
+# mitmproxy, for `edge capture`. It pins old libraries, so it lives apart from ours; the command looks for it here.
+$(CAPTURE)/.done: requirements/capture.txt $(call unless_sound,$(CAPTURE))
+	@$(new_enough)
+	@echo "installing mitmproxy for edge capture"
+	@{ $(call sound,$(CAPTURE)); } || { rm -rf $(CAPTURE); $(PYTHON) -m venv $(CAPTURE); }
+	@$(CAPTURE)/bin/python -m pip --quiet --disable-pip-version-check install $(HASHED) -r requirements/capture.txt
 	@touch $@
 
 # npm, pnpm, yarn 1 and 4, bun and what else speaks to npm registries, with a Node.js of their own.

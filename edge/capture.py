@@ -20,8 +20,7 @@ import re
 import sys
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mitmproxy import connection, ctx
 from mitmproxy.proxy import commands, events, layer, layers
@@ -46,25 +45,28 @@ QUIC_DATAGRAMS = 4
 TOLD_AGAIN_S = 5.0
 """How often, at most, the same trouble with one host is told."""
 
+CLIENT_HELLO = 1
+"""The type of that handshake message (RFC 8446 §4), which is the first in its record."""
+
 METHOD = re.compile(rb"[A-Z]{1,20}")
 REQUEST = re.compile(rb"[A-Z]{1,20} ")
 REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (\S+) HTTP/1\.[01]")
 AUTHORITY = re.compile(r"([A-Za-z0-9._-]{1,255})(:[0-9]{1,5})?")
 
 
-@dataclass
 class Orders:
     """What ``capturing.py`` wants: ``hosts`` (lower case) go to ``edge``; with ``ports``, nothing but these is accepted.
 
     ``authorization`` is the value of a Proxy-Authorization field, or empty. ``tell`` is a descriptor to write to.
     """
 
-    edge: tuple[str, int] = ("127.0.0.1", 0)
-    authorization: str = field(default="", repr=False)
-    hosts: frozenset[str] = frozenset()
-    ports: frozenset[int] | None = None
-    tell: int = -1
-    told: dict[tuple[str, str], float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.edge: tuple[str, int] = ("127.0.0.1", 0)
+        self.authorization = ""
+        self.hosts: frozenset[str] = frozenset()
+        self.ports: frozenset[int] | None = None
+        self.tell = -1
+        self._told: dict[tuple[str, str], float] = {}
 
     def follow(self, line: bytes) -> dict[str, Any]:
         """Take over what one line says, and return all of it."""
@@ -91,11 +93,11 @@ class Orders:
     def trouble(self, host: str, text: str) -> None:
         """Tell of a connection that was refused, but not of every one in a crowd of the same."""
         now = time.monotonic()
-        last = self.told.get((host, text))
+        last = self._told.get((host, text))
         if last is None or now - last >= TOLD_AGAIN_S:
-            if len(self.told) > 1000:
-                self.told.clear()
-            self.told[host, text] = now
+            if len(self._told) > 1000:
+                self._told.clear()
+            self._told[host, text] = now
             self.report("trouble", host=host, text=text)
 
 
@@ -108,15 +110,13 @@ type Steps = Generator[Any, Any]
 # ---- what a connection is for -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Secure:
+class Secure(NamedTuple):
     """A TLS ClientHello for ``host``."""
 
     host: str
 
 
-@dataclass(frozen=True)
-class Plain:
+class Plain(NamedTuple):
     """A plain HTTP request for ``host``: ``head`` is what to send to a proxy instead of the first ``length`` bytes."""
 
     host: str
@@ -124,8 +124,7 @@ class Plain:
     length: int
 
 
-@dataclass(frozen=True)
-class Muddled:
+class Muddled(NamedTuple):
     """A plain HTTP request that names these hosts and is not for sending on: several of them, or a target that is none."""
 
     hosts: frozenset[str]
@@ -163,15 +162,18 @@ def aim(data: bytes) -> Secure | Plain | Muddled | Other | Unfinished:
 
 
 def _tls(data: bytes) -> Secure | Other | Unfinished:
-    if len(data) < 3:
+    if len(data) < 6:
         return Unfinished(sure=False)
+    if data[5] != CLIENT_HELLO:
+        return Other()
     try:
         hello = parse_client_hello(data)
-    except ValueError:
+        host = hello.sni if hello is not None else None
+    except Exception:  # noqa: BLE001  # mitmproxy's generated parser has errors of many kinds, and what it cannot read is no hello
         return Other()
     if hello is None:
         return Unfinished(sure=True) if len(data) < HEAD_LIMIT_BYTES else Other()
-    return Secure(plain(hello.sni)) if hello.sni else Other()
+    return Secure(plain(host)) if host else Other()
 
 
 def _http(data: bytes) -> Plain | Muddled | Other | Unfinished:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A tree with nothing but the Makefile and what its targets depend on, of which both environments look set up."""
+    """A tree with nothing but the Makefile and what its targets depend on, of which all environments look set up."""
     tree = tmp_path.resolve() / "tree"
     for directory in ("requirements/node", "tests/tools"):
         (tree / directory).mkdir(parents=True)
@@ -26,6 +26,7 @@ def tree(tmp_path: Path) -> Path:
         "requirements/run.txt",
         "requirements/dev.txt",
         "requirements/tools.txt",
+        "requirements/capture.txt",
         "requirements/jvm.pins",
         "requirements/node/package.json",
         "requirements/node/package-lock.json",
@@ -33,7 +34,9 @@ def tree(tmp_path: Path) -> Path:
     ):
         (tree / name).touch()
         os.utime(tree / name, (1, 1))
-    for number, (environment, stamps) in enumerate({".venv": (".made", ".run", ".dev"), ".tools/venv": (".done",)}.items()):
+    for number, (environment, stamps) in enumerate(
+        {".venv": (".made", ".run", ".dev"), ".tools/venv": (".done",), ".tools/capture": (".done",)}.items()
+    ):
         where = tree / environment
         # What venv would make, without the time it takes.
         base = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
@@ -89,11 +92,13 @@ def test_an_environment_that_does_not_work_is_made_anew_whatever_its_stamps_say(
     assert callable(break_it)
     break_it(tree / ".venv")
     break_it(tree / ".tools" / "venv")
+    break_it(tree / ".tools" / "capture")
     planned = make(tree, "-n", "test").stdout
     assert "setting up .venv" in planned
     assert "installing what Leeward needs to run" in planned
     assert "installing what the tests need" in planned
     assert "as test clients" in planned
+    assert "installing mitmproxy" in planned
 
 
 def test_a_moved_tree_has_its_environment_replaced(tree: Path) -> None:
