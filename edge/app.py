@@ -264,6 +264,7 @@ def _server(settings: EdgeSettings, node: Node, hot: HotPages, forward: Forward)
         body_bytes=asked.body_bytes,
         head_s=asked.header_timeout_s,
         body_s=asked.body_timeout_s,
+        handshake_s=asked.handshake_timeout_s,
         idle_s=asked.idle_timeout_s,
         tunnel_idle_s=settings.proxy.idle_s,
         connections=asked.connections,

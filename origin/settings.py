@@ -108,6 +108,7 @@ class LimitSettings(Table, frozen=True, kw_only=True):
     connections: int = 4096
     header_bytes: int = msgspec.field(default=64 << 10, name="header")
     body_bytes: int = msgspec.field(default=10_000_000, name="body")
+    handshake_timeout_s: float = msgspec.field(default=10.0, name="handshake_timeout")
     header_timeout_s: float = msgspec.field(default=20.0, name="header_timeout")
     body_timeout_s: float = msgspec.field(default=60.0, name="body_timeout")
     idle_timeout_s: float = msgspec.field(default=75.0, name="idle_timeout")
@@ -170,6 +171,7 @@ RANGES: Mapping[str, Mapping[str, tuple[str | int, str | int]]] = {
         "connections": (1, 1_000_000),
         "header": ("1kB", "16MB"),
         "body": ("1B", "1GB"),
+        "handshake_timeout": ("10ms", "1d"),
         "header_timeout": ("10ms", "1d"),
         "body_timeout": ("10ms", "1d"),
         "idle_timeout": ("10ms", "1d"),
