@@ -532,6 +532,8 @@ class _Connection:
         is_brief = bool(conditions) and matches_weakly(conditions[0], rendered.etag.decode("latin-1"))
         body = b"" if is_brief else rendered.body
         rendered.tally.count += 1
+        if len(body) > self._output.room:
+            self._output.flush()
         room = min(_TURN_BYTES, self._h2.local_flow_control_window(stream.id), self._output.room)
         if len(body) > room or room < 0:
             # Too long to be sent at once, or much else is waiting: it takes its turn like any other answer.
@@ -644,7 +646,7 @@ class _Connection:
     # -- what goes out
 
     async def _send(self, stream: _Stream, answer: Response) -> None:
-        """Send the whole answer. Raises ``Truncated``, ``OSError`` or ``_Stuck``, or what the body's flight failed with."""
+        """Send the whole answer. Raises ``Truncated``, ``OSError`` or ``_Stuck``."""
         request = stream.request
         assert request is not None
         body: Body = b"" if is_bodiless(request, answer) else answer.body
@@ -665,7 +667,10 @@ class _Connection:
             case Arriving():
                 offset = body.start
                 while offset < body.stop:
-                    releasable = min(await body.flight.wait_beyond(offset), body.stop)
+                    try:
+                        releasable = min(await body.flight.wait_beyond(offset), body.stop)
+                    except Exception as error:
+                        raise Truncated(str(error)) from error
                     if releasable <= offset:
                         raise Truncated(f"the flight landed {body.stop - offset} bytes early")
                     await self._file(stream, body.flight.fileno(), offset, releasable, body.stop)

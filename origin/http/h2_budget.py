@@ -20,7 +20,7 @@ DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDO
 FRAME_BYTES = 16 * 1024
 """The longest frame we take, and the longest we send: what both sides may assume at first (RFC 9113 §4.2)."""
 
-PREFACE_BYTES = 24
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEAD_BYTES = 9
 _END_HEADERS = 0x4
 _LAST_STREAM = 2**31 - 1
@@ -105,7 +105,8 @@ class Gate:
         self._budget = budget
         self._limits = limits
         self._held = b""
-        self._skip = PREFACE_BYTES
+        self._preface = PREFACE  # what of it has not come yet
+        self._skip = len(PREFACE)
         self._drop = 0
         self._began = False
         self._is_head = True
@@ -119,6 +120,11 @@ class Gate:
     def feed(self, data: bytes, now: float) -> bytes:
         """Count the frames in ``data``; what is returned is for the library. Raises ``Excess``."""
         data = self._held + data
+        if self._preface:
+            begin = data[: len(self._preface)]
+            if not self._preface.startswith(begin):
+                raise Excess("not the preface of HTTP/2", ErrorCodes.PROTOCOL_ERROR)
+            self._preface = self._preface[len(begin) :]
         length, at, start = len(data), self._skip, min(self._drop, len(data))
         self._drop -= start
         pieces: list[bytes] = []
