@@ -113,10 +113,11 @@ def run(
             tell(note)
         before = _Seen.of(running)
         status = attend(command, {**environ, **made.variables})
-        if running.keeper is not None and running.keeper.poll() is not None:
-            tell(f"the edge ended before the command did; {running.log} says more")
-        else:
-            for note in _Seen.of(running).since(before):
+        after = _Seen.of(running)
+        if after is None:
+            tell(f"the edge answers no more; {running.log or 'its log'} says more")
+        elif before is not None:
+            for note in after.since(before):
                 tell(note)
     return status
 
@@ -442,9 +443,11 @@ class _Seen:
     log: Path | None
 
     @classmethod
-    def of(cls, running: Running) -> _Seen:
+    def of(cls, running: Running) -> _Seen | None:
+        """None if the edge does not answer."""
+        refused = _refused(running.at)
         logged = running.log.stat().st_size if running.log is not None and running.log.exists() else 0
-        return cls(*_refused(running.at), logged, running.log)
+        return None if refused is None else cls(*refused, logged, running.log)
 
     def since(self, before: _Seen) -> list[str]:
         """A sentence for each thing that a person should know of."""
@@ -468,8 +471,8 @@ _WARNING = re.compile(r"\S+Z warn +(?:hosts|forward|authority) +(.+)")
 """A warning about the proxy face, as ``origin/logs.py`` writes it for people."""
 
 
-def _refused(at: str) -> tuple[int, int]:
-    """How many requests the edge has refused by policy and how many it did not let through; 0 where it cannot be asked."""
+def _refused(at: str) -> tuple[int, int] | None:
+    """How many requests the edge has refused by policy and how many it did not let through; None where it cannot be asked."""
     from .environment import host_and_port
 
     connection = http.client.HTTPConnection(*host_and_port(at), timeout=2)
@@ -477,7 +480,7 @@ def _refused(at: str) -> tuple[int, int]:
         connection.request("GET", "/-/metrics")
         text = connection.getresponse().read().decode("utf-8", "replace")
     except (OSError, http.client.HTTPException):
-        return 0, 0
+        return None
     finally:
         connection.close()
     found = re.findall(r'(?m)^leeward_requests_total\{([^}]*outcome="refused"[^}]*)\} ([0-9.e+]+)$', text)

@@ -1,0 +1,214 @@
+"""The environment that ``edge run`` makes for a command, tool by tool."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from edge import run
+from edge.environment import Proxy, environment, excludes, java_properties, no_proxy, non_proxy_hosts, user_proxy
+from edge.trust import Trust
+
+PROXY = Proxy("127.0.0.1", 4321)
+URL = "http://127.0.0.1:4321"
+TRUST = Trust(Path("/ca/root.pem"), Path("/ca/bundle.pem"), Path("/ca/truststore.p12"), "changeit")
+HOSTS = ("pypi.test", "npm.test", "maven.test")
+
+
+def joined(files: Sequence[Path]) -> Path:
+    return Path("+".join(map(str, files)))
+
+
+def made(environ: Mapping[str, str], proxy: Proxy = PROXY, **more: object) -> Mapping[str, str]:
+    return environment(proxy, TRUST, environ, hosts=HOSTS, join=joined, **more).variables  # type: ignore[arg-type]
+
+
+def notes(environ: Mapping[str, str], **more: object) -> str:
+    return "\n".join(environment(PROXY, TRUST, environ, hosts=HOSTS, join=joined, **more).notes)  # type: ignore[arg-type]
+
+
+def test_a_plain_environment_gets_a_proxy_and_trust_for_every_tool() -> None:
+    java = made({})["JAVA_TOOL_OPTIONS"]
+    assert made({}) == {
+        **dict.fromkeys(("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"), URL),
+        **dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
+        **dict.fromkeys(("PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"), "/ca/bundle.pem"),
+        "NODE_EXTRA_CA_CERTS": "/ca/root.pem",
+        "NODE_USE_ENV_PROXY": "1",
+        "YARN_HTTPS_PROXY": URL,
+        "JAVA_TOOL_OPTIONS": java,
+    }
+    assert java.split() == [
+        *("-Dhttp.proxyHost=127.0.0.1", "-Dhttp.proxyPort=4321", "-Dhttps.proxyHost=127.0.0.1", "-Dhttps.proxyPort=4321"),
+        "-Dhttp.nonProxyHosts=localhost|127.*|[::1]",
+        *("-Djavax.net.ssl.trustStore=/ca/truststore.p12", "-Djavax.net.ssl.trustStorePassword=changeit"),
+        "-Djavax.net.ssl.trustStoreType=PKCS12",
+        *("-Daether.connector.http.useSystemProperties=true", "-Daether.transport.apache.useSystemProperties=true"),
+    ]
+    assert notes({}) == ""
+
+
+def test_yarn_goes_through_the_edge_for_plain_http_only_where_a_registry_needs_it() -> None:
+    assert made({}, plain=True)["YARN_HTTP_PROXY"] == URL
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "told"),
+    [
+        ("*", "npm.test", True),
+        ("npm.test", "npm.test", True),
+        ("NPM.test:443", "npm.test", True),
+        (".test", "npm.test", True),
+        ("*.test", "npm.test", True),
+        ("test", "npm.test", True),
+        ("m.test", "npm.test", False),
+        ("other.test", "npm.test", False),
+        ("npm.test", "cdn.npm.test", True),
+        ("cdn.npm.test", "npm.test", False),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("10.0.0.0/8", "npm.test", False),
+        ("::1", "::1", True),
+        ("[::1]", "::1", True),
+        ("", "npm.test", False),
+        ("*.", "npm.test", False),
+    ],
+)
+def test_what_a_no_proxy_entry_means(entry: str, host: str, told: bool) -> None:
+    assert excludes(entry, host) is told
+
+
+def test_no_proxy_stays_but_for_what_would_lead_past_the_edge() -> None:
+    environ = {"NO_PROXY": "corp.test, .test 10.0.0.0/8,localhost"}
+    assert no_proxy(environ, HOSTS) == (["corp.test", "10.0.0.0/8", "localhost", "127.0.0.1", "::1"], [".test"])
+    assert made(environ)["no_proxy"] == made(environ)["NO_PROXY"] == "corp.test,10.0.0.0/8,localhost,127.0.0.1,::1"
+    assert "NO_PROXY names .test" in notes(environ)
+    assert "-Dhttp.nonProxyHosts=corp.test|*.corp.test|10.*|localhost|127.*|[::1]" in made(environ)["JAVA_TOOL_OPTIONS"]
+
+
+def test_a_registry_on_this_machine_is_no_exception_from_the_proxy() -> None:
+    assert no_proxy({}, ["127.0.0.1"]) == (["localhost", "::1"], [])
+
+
+def test_networks_and_names_in_the_words_of_a_jvm() -> None:
+    told = non_proxy_hosts(["172.16.5.0/24", "172.16.0.0/12", "*.a.test", ".b.test", "c.test:8443", "10.0.0.7", "*", "[fd00::1]"])
+    assert told == ["172.16.5.*", "*.a.test", "*.b.test", "c.test", "*.c.test", "10.0.0.7", "*", "[fd00::1]"]
+
+
+def test_certificates_of_the_persons_own_are_joined_to_ours() -> None:
+    environ = {"REQUESTS_CA_BUNDLE": "/corp.pem", "NODE_EXTRA_CA_CERTS": "/corp.pem", "SSL_CERT_FILE": "/ca/bundle.pem"}
+    variables = made(environ)
+    assert variables["REQUESTS_CA_BUNDLE"] == "/ca/bundle.pem+/corp.pem"
+    assert variables["NODE_EXTRA_CA_CERTS"] == "/ca/root.pem+/corp.pem"
+    assert variables["SSL_CERT_FILE"] == "/ca/bundle.pem"
+    assert "SSL_CERT_DIR" not in made({"SSL_CERT_DIR": "/somewhere"})
+
+
+def test_certificates_that_cannot_be_read_are_told_of(tmp_path: Path) -> None:
+    def join(files: Sequence[Path]) -> Path:
+        return run.joined(tmp_path, files)
+
+    told = environment(PROXY, TRUST, {"PIP_CERT": "/nowhere/corp.pem"}, hosts=HOSTS, join=join)
+    assert told.variables["PIP_CERT"] == "/ca/bundle.pem"
+    assert "PIP_CERT names /nowhere/corp.pem" in told.notes[0]
+
+
+def test_files_are_joined_once(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_text("A")
+    other.write_text("B\n")
+    path = run.joined(tmp_path, [one, other])
+    assert path.read_text() == "A\nB\n"
+    assert run.joined(tmp_path, [one, other]) == path
+    assert run.joined(tmp_path, [other, one]) != path
+
+
+def test_settings_of_npm_that_would_win_are_said_louder() -> None:
+    assert not [name for name in made({}) if name.lower().startswith("npm_config")]
+    variables = made(
+        {"NPM_CONFIG_HTTPS_PROXY": "http://old.test:1"}, written={"proxy": "http://old.test:1", "cafile": "/corp.pem"}
+    )
+    assert variables["NPM_CONFIG_HTTPS_PROXY"] == variables["npm_config_proxy"] == URL
+    assert variables["npm_config_cafile"] == "/ca/bundle.pem+/corp.pem"
+    assert "npm's setting ca" in notes({}, written={"ca": "-----BEGIN"})
+
+
+def test_yarn_is_told_of_certificates_only_where_it_was_before() -> None:
+    """Yarn 2 gives up on a variable that it does not know."""
+    name = "YARN_HTTPS_CA_FILE_PATH"
+    assert name not in made({})
+    assert made({name: "/corp.pem"})[name] == "/ca/bundle.pem+/corp.pem"
+    assert made({}, written={"httpsCaFilePath": "/corp.pem"})[name] == "/ca/bundle.pem+/corp.pem"
+
+
+def test_pip_is_told_once_more_where_it_has_a_variable_of_its_own() -> None:
+    assert "PIP_PROXY" not in made({})
+    assert made({"PIP_PROXY": "http://old.test:1"})["PIP_PROXY"] == URL
+
+
+def test_options_of_jvms_stay_and_ours_come_last() -> None:
+    environ = {"JAVA_TOOL_OPTIONS": "-Xmx1g -Dhttps.proxyHost=old.test"}
+    assert made(environ)["JAVA_TOOL_OPTIONS"].startswith("-Xmx1g -Dhttps.proxyHost=old.test -Dhttp.proxyHost=127.0.0.1 ")
+    assert "JAVA_TOOL_OPTIONS has proxyHost: it is passed over" in notes(environ)
+    assert "MAVEN_OPTS has javax.net.ssl.trustStore: it wins" in notes({"MAVEN_OPTS": "-Djavax.net.ssl.trustStore=/x"})
+    assert notes(made({})) == "", "an edge run within another one has nothing to say"
+
+
+@pytest.mark.parametrize("directory", ["/with space/ca", "/it's/ca", "/both \"and' more/ca"])
+def test_a_jvm_reads_the_options_as_they_are_meant(directory: str) -> None:
+    trust = Trust(TRUST.root, TRUST.bundle, Path(directory) / "truststore.p12", "changeit")
+    variables = environment(PROXY, trust, {}, hosts=HOSTS, join=joined).variables
+    java = shutil.which("java")
+    assert java is not None, "java is missing: `make test` installs Debian's package default-jdk-headless"
+    done = subprocess.run(
+        [java, "-XshowSettings:properties", "-version"], env=dict(variables), capture_output=True, text=True, check=True
+    )
+    found = dict(re.findall(r"(?m)^    ([\w.]+) = (.*)$", done.stderr))
+    wanted = java_properties(PROXY, trust, ["localhost", "127.0.0.1", "::1"])
+    assert {name: found.get(name) for name in wanted} == wanted
+
+
+def test_credentials_are_in_urls_and_in_nothing_that_jvms_print() -> None:
+    proxy = Proxy("::1", 4321, "me@home", "p:w /'x")
+    variables = made({"GRADLE_OPTS": "-Xmx1g"}, proxy)
+    assert variables["HTTPS_PROXY"] == "http://me%40home:p%3Aw%20%2F%27x@[::1]:4321"
+    assert "p:w" not in variables["JAVA_TOOL_OPTIONS"] + repr(proxy)
+    assert "-Djdk.http.auth.tunneling.disabledSchemes= " in variables["JAVA_TOOL_OPTIONS"]
+    words = subprocess.run(
+        ["/bin/sh", "-c", f"printf '%s\\n' {variables['GRADLE_OPTS']}"], capture_output=True, text=True, check=True
+    )
+    assert words.stdout.splitlines() == [
+        *("-Xmx1g", "-Dhttp.proxyUser=me@home", "-Dhttp.proxyPassword=p:w /'x"),
+        *("-Dhttps.proxyUser=me@home", "-Dhttps.proxyPassword=p:w /'x"),
+    ]
+    assert "GRADLE_OPTS" not in made({})
+
+
+def test_the_persons_own_proxy_is_the_one_that_registries_are_asked_through() -> None:
+    assert user_proxy({}) == ""
+    assert (
+        user_proxy({"HTTP_PROXY": "http://a.test:1", "https_proxy": "b.test:2", "HTTPS_PROXY": "http://c.test:3"})
+        == "http://b.test:2"
+    )
+    assert user_proxy({"ALL_PROXY": "http://a.test:1"}) == "http://a.test:1"
+
+
+def test_what_npms_files_say_is_read(tmp_path: Path) -> None:
+    home, project = tmp_path / "home", tmp_path / "project"
+    (project / "below").mkdir(parents=True)
+    home.mkdir()
+    (home / ".npmrc").write_text("https-proxy=http://old.test:1\ncafile=${CORP}/ca.pem\n")
+    (project / ".npmrc").write_text("https-proxy=null\nproxy = http://mine.test:2\n")
+    (project / "package.json").write_text("{}")
+    (project / ".yarnrc.yml").write_text('httpsCaFilePath: "certs/ca.pem"\n')
+    assert run.written_for_npm(project / "below", {"HOME": str(home), "CORP": "/corp"}) == {
+        "https-proxy": "http://old.test:1",
+        "cafile": "/corp/ca.pem",
+        "proxy": "http://mine.test:2",
+        "httpsCaFilePath": str(project / "certs/ca.pem"),
+    }
