@@ -21,12 +21,13 @@ def test_every_commented_line_of_the_example_is_accepted_too(tmp_path: Path) -> 
     lines = (DEPLOY / "edge.toml").read_text().splitlines()
     settings = [line.removeprefix("# ") for line in lines if "=" in line or line.startswith(("[", "# ["))]
     # Files that only a company has.
-    settings = [line for line in settings if not line.startswith(("ca = ", "keys = "))]
+    settings = [line for line in settings if not line.startswith(("ca = ", "keys = ", "cert = ", "key = "))]
     whole = tmp_path / "edge.toml"
     whole.write_text("\n".join(settings))
     loaded = load_edge({"config": str(whole)}, {})
     assert loaded.settings.registries["company"].path == "/company/"
     assert len(loaded.settings.rules) == 1
+    assert loaded.settings.proxy.allow == ("10.20.0.0/16",)
 
 
 def test_systemd_waits_longer_than_the_edge_drains() -> None:
