@@ -11,6 +11,8 @@ from .table import keep, ratios, show, spread
 
 MB = 1_000_000
 WHEEL_BYTES = 50 * MB
+_HTTP1 = ("--h1",)
+_HTTP2 = ("-m", "16")
 LISTED = 34  # makes a page of about 10 KB
 
 
@@ -23,6 +25,8 @@ class Case:
     headers: Mapping[str, Mapping[str, str]]
     connections: int
     status: int = 200
+    tls: tuple[str, ...] | None = None
+    """Over TLS, with these options of ``h2load``."""
 
     @property
     def is_file(self) -> bool:
@@ -51,7 +55,7 @@ def run(rounds: int, seconds: float) -> bool:
         here.publish("big", [big])
         here.publish("cold", cold)
         upstream = here.upstream()
-        servers = [here.nginx(upstream), here.edge(upstream.port)]
+        servers = [here.nginx(upstream), here.edge(upstream.port, tls=True)]
         warm_errors = _warm(here, servers, big.filename, rounds, seconds)
         cold_errors = _cold(here, [upstream, *servers], [wheel.filename for wheel in cold])
         return not warm_errors + cold_errors
@@ -78,6 +82,12 @@ def _cases(servers: list[Server], wheel: str) -> list[Case]:
         Case("page, 304", page, held, 32, 304),
         Case("50 MB wheel, warm", file, plain_file, 1),
         Case("50 MB wheel, warm, 4 conns", file, plain_file, 4),
+        Case("TLS: page, identity", page, plain, 32, tls=_HTTP1),
+        Case("TLS: page, as pip asks", page, packed, 32, tls=_HTTP1),
+        Case("TLS: page, 304", page, held, 32, 304, tls=_HTTP1),
+        Case("TLS: 50 MB wheel, warm", file, plain_file, 1, tls=_HTTP1),
+        Case("TLS, h2: page, as pip asks", page, packed, 8, tls=_HTTP2),
+        Case("TLS, h2: 50 MB wheel, warm", file, plain_file, 1, tls=()),
     ]
 
 
@@ -125,13 +135,19 @@ def _warm(here: Stage, servers: list[Server], wheel: str, rounds: int, seconds: 
 
 
 def _percentiles(figures: list[Figure]) -> str:
+    if not any(one.p50_us for one in figures):
+        return "-"  # h2load tells no percentiles
     return "/".join(spread(values).split()[0] for values in ([one.p50_us for one in figures], [one.p99_us for one in figures]))
 
 
 def _measure(here: Stage, case: Case, server: Server, seconds: float) -> Figure:
     before = server.usage().cpu_s
-    options = ("-c", str(case.connections), "-t", str(seconds), "-e", str(case.status), "-k", str(CLIENT_CPU))
-    load = here.client.run(server.port, case.paths[server.name], case.headers[server.name], *options)
+    path, headers = case.paths[server.name], case.headers[server.name]
+    if case.tls is not None:
+        load = here.client.run_tls(server.tls_port, path, headers, case.connections, max(seconds, 1), *case.tls)
+    else:
+        options = ("-c", str(case.connections), "-t", str(seconds), "-e", str(case.status), "-k", str(CLIENT_CPU))
+        load = here.client.run(server.port, path, headers, *options)
     cpu_s = server.usage().cpu_s - before
     if load.errors:
         print(f"{case.name} at {server.name}: {load.errors} errors, the first: {load.trouble}", flush=True)

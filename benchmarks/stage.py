@@ -10,6 +10,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,9 +20,11 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.fakes.tls import Authority
 from tests.wheels import Distribution, Shelf
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,6 +60,9 @@ class Usage:
 
 class Server:
     """A running server. ``root`` is what requests' paths begin with."""
+
+    tls_port = 0
+    """Where it speaks TLS, if it does."""
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], port: int, root: str = "") -> None:
         self.name = name
@@ -162,6 +168,9 @@ http {{
     upstream registry {{ server 127.0.0.1:{upstream}; keepalive 16; }}
     server {{
         listen 127.0.0.1:{port} backlog=4096;
+        listen 127.0.0.1:{tls_port} ssl http2 backlog=4096;
+        ssl_certificate {certificate};
+        ssl_certificate_key {certificate};
         location / {{
             proxy_pass http://registry;
             proxy_http_version 1.1;
@@ -209,6 +218,21 @@ class Client:
         if not self.binary.exists():
             OUT.mkdir(exist_ok=True)
             subprocess.run(["gcc", "-O2", "-o", str(self.binary), str(source)], check=True)
+
+    def run_tls(self, port: int, path: str, headers: Mapping[str, str], connections: int, seconds: float, *options: str) -> Load:
+        """Ask over TLS with ``h2load``: HTTP/2, or what ``options`` say. It checks statuses, and keeps no times of its own here."""
+        given = [f"--header={name}: {value}" for name, value in headers.items() if name != "Connection"]
+        command = ["h2load", "-c", str(connections), "-t", "1", "-D", f"{seconds:g}", *options, *given]
+        command.append(f"https://127.0.0.1:{port}{path}")
+        pinned = partial(os.sched_setaffinity, 0, {CLIENT_CPU})
+        out = subprocess.run(command, capture_output=True, text=True, check=True, preexec_fn=pinned).stdout
+        done = re.search(r"finished in ([0-9.]+)s, ([0-9.]+) req/s", out)
+        counts = re.search(r"requests: .* (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout", out)
+        traffic = re.search(r"traffic: .*?\((\d+)\) total", out)
+        if done is None or counts is None or traffic is None:
+            raise RuntimeError(f"h2load said something unexpected:\n{out}")
+        answers, *bad = (int(count) for count in counts.groups())
+        return Load(answers, int(traffic[1]), sum(bad), "h2load counted them", float(done[1]), 0, 0, 0, [])
 
     def start(self, port: int, path: str, headers: Mapping[str, str], *options: str) -> subprocess.Popen[bytes]:
         """Begin asking for ``path``; ``result`` waits for the end."""
@@ -258,6 +282,7 @@ class Stage:
         self.registry = directory / "registry"
         self.registry.mkdir()
         self.servers: list[Server] = []
+        self.certificate = Authority(directory / "authority").certificate("localhost", "127.0.0.1")
         self._index: dict[str, dict[str, Any]] = {}
 
     def publish(self, project: str, distributions: Sequence[Distribution], listed: int = 0) -> None:
@@ -301,15 +326,22 @@ class Stage:
         directory.mkdir()
         port = free_port()
         user = "user root;" if os.getuid() == 0 else ""
-        config = NGINX.format(directory=directory, port=port, upstream=upstream.port, user=user)
+        tls_port = free_port()
+        config = NGINX.format(
+            directory=directory, port=port, upstream=upstream.port, user=user, tls_port=tls_port, certificate=self.certificate
+        )
         (directory / "nginx.conf").write_text(config)
         command = [nginx_path(), "-e", str(directory / "error.log"), "-p", str(directory), "-c", str(directory / "nginx.conf")]
         server = Server("nginx", subprocess.Popen(command), port)
+        server.tls_port = tls_port
         self.servers.append(server)
         return wait_ready(server, "/counts", directory / "error.log")
 
-    def edge(self, upstream_port: int, *, fresh: str = "1h", data: Path | None = None) -> Server:
-        """Our edge, before the upstream at that port. Give ``data`` again to start it over what it already holds."""
+    def edge(self, upstream_port: int, *, fresh: str = "1h", data: Path | None = None, tls: bool = False) -> Server:
+        """Our edge, before the upstream at that port. Give ``data`` again to start it over what it already holds.
+
+        With ``tls`` it takes TLS beside plain HTTP on its port.
+        """
         data = data or self.directory / f"edge-{time.monotonic_ns()}"
         data.mkdir(exist_ok=True)
         port = free_port()
@@ -320,12 +352,14 @@ class Stage:
                 f'[registries.{name}]\nupstream = "http://127.0.0.1:{upstream_port}/{path}"\nfresh = "{fresh}"\n'
                 for name, path in paths.items()
             )
+            + (f'[tls]\ncert = "{self.certificate}"\nkey = "{self.certificate}"\n' if tls else "")
         )
         log = data.with_suffix(".log")
         command = [str(ROOT / ".venv" / "bin" / "edge"), "serve", "--config", str(config), "--data", str(data)]
         with log.open("ab") as sink:
             process = subprocess.Popen([*command, "--listen", f"127.0.0.1:{port}"], stdout=sink, stderr=sink, cwd=self.directory)
         server = Server("leeward", process, port, "/pypi")
+        server.tls_port = port if tls else 0
         self.servers.append(server)
         return wait_ready(server, "/-/live", log)
 
