@@ -15,7 +15,6 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import assert_never
 
 import trio
 from h2.config import H2Configuration
@@ -36,23 +35,23 @@ from h2.exceptions import H2Error
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame, PingFrame
 
-from ..model import Arriving, Body, Span
+from ..model import Arriving, Body
 from . import Request, Response, Splice
-from .answers import begun, is_bodiless, is_carried, may_begin, narrowed, told_length
+from .answers import begun, is_bodiless, is_carried, may_begin, narrowed
 from .conversation import Gone, House, Peer
 from .h1 import Head, Malformed, http_date
 from .h2_budget import CONTINUATION, DATA, FRAME_BYTES, HEADERS, RST_STREAM, Budget, Excess, Gate, frames_in
-from .h2_head import Broken, Fields, answer_fields, lowered, read_head
+from .h2_head import Broken, Fields, lowered, read_head
 from .h2_output import Output
+from .h2_stream import TURN_BYTES, Sender, Stream, Stuck, due
 from .hot import HotPages, Rendered, is_plain
 from .problems import problem, respond
 from .ranges import matches_weakly
-from .sending import Stalled, Truncated, read_ahead, read_nowait
+from .sending import Stalled, Truncated
 
 _log = logging.getLogger(__name__)
 
 _READ_BYTES = 64 * 1024
-_TURN_BYTES = 2 * FRAME_BYTES
 _TABLE_BYTES = 4096
 _LINGER_S = 2
 _LINGER_BYTES = 1024 * 1024
@@ -68,55 +67,6 @@ async def serve_h2(house: House, peer: Peer, hot: HotPages) -> None:
     Returns when it has ended in order; raises ``OSError``, ``Gone`` or ``Stalled`` when it broke. The wire is the caller's to close.
     """
     await _Connection(house, peer, hot).serve()
-
-
-class _Stuck(Exception):
-    """The client opens its window too slowly, or not at all."""
-
-
-class _Stream:
-    """One request, from its head until its handler has unwound. ``is_open`` tells whether an answer may still be sent on it.
-
-    ``has_ended`` tells that the client has sent all of its request; until then ``body_until`` and ``pause_until`` say when it must have
-    gone on. ``answer`` is one that needs no handler.
-    """
-
-    __slots__ = (
-        "answer",
-        "body",
-        "body_until",
-        "has_ended",
-        "head",
-        "held_bytes",
-        "id",
-        "is_excessive",
-        "is_open",
-        "is_waiting",
-        "pause_until",
-        "request",
-        "scope",
-        "sent",
-        "sent_before",
-        "waited_s",
-        "window",
-    )
-
-    def __init__(self, stream_id: int, has_ended: bool) -> None:
-        self.id = stream_id
-        self.has_ended = has_ended
-        self.is_open = True
-        self.is_excessive = False
-        self.is_waiting = False
-        self.head: Head | None = None
-        self.request: Request | None = None
-        self.answer: Response | None = None
-        self.body = bytearray()
-        self.held_bytes = 0
-        self.body_until = self.pause_until = 0.0
-        self.scope = trio.CancelScope()
-        self.window = trio.lowlevel.ParkingLot()
-        self.sent = self.sent_before = 0
-        self.waited_s = 0.0
 
 
 class _Connection:
@@ -147,15 +97,16 @@ class _Connection:
         self._h2.decoder.max_header_list_size = limits.head_bytes
         self._budget = Budget(limits)
         self._gate = Gate(self._budget, limits)
-        self._streams: dict[int, _Stream] = {}
-        self._incomplete: dict[int, _Stream] = {}
+        self._streams: dict[int, Stream] = {}
+        self._incomplete: dict[int, Stream] = {}
         self._running = 0
-        self._queue: deque[_Stream] = deque()
+        self._queue: deque[Stream] = deque()
         self._bodies_bytes = 0
         self._requests = 0
         self._reset_now: set[int] = set()  # streams whose reset came with the bytes that are being read
         self._last_active = 0.0
         self._output = Output(peer.wire, limits)
+        self._sender = Sender(self._h2, self._output, self._budget, limits, house.cold_reads)
         # How it ends.
         self._is_over = False
         self._failure: Exception | None = None
@@ -248,19 +199,18 @@ class _Connection:
     def _due(self) -> float:
         """When ``_on_time`` has something to do next, if nothing else happens."""
         limits = self._limits
-        due = [_stream_due(stream) for stream in self._incomplete.values()]
+        moments = [due(stream) for stream in self._incomplete.values()]
         if self._gate.since >= 0:
-            due.append(self._gate.since + limits.head_s)
+            moments.append(self._gate.since + limits.head_s)
         if self._leaves_at is not None:
-            due.append(self._leaves_at)
+            moments.append(self._leaves_at)
         elif not self._streams:
-            due.append(self._last_active + limits.idle_s)
-        return min(due, default=float("inf"))
+            moments.append(self._last_active + limits.idle_s)
+        return min(moments, default=float("inf"))
 
     def _rearm(self) -> None:
         """An earlier deadline than the present one may have come up; a later one is found when the present one passes."""
-        due = self._due()
-        self._reading.deadline = min(self._reading.deadline, due)
+        self._reading.deadline = min(self._reading.deadline, self._due())
 
     def _on_time(self) -> None:
         now = trio.current_time()
@@ -269,7 +219,7 @@ class _Connection:
             self._end(ErrorCodes.ENHANCE_YOUR_CALM, "a head came too slowly")
             return
         for stream in list(self._incomplete.values()):
-            if _stream_due(stream) <= now:
+            if due(stream) <= now:
                 self._refuse(stream, Malformed("the request's body came too slowly", 408))
         if self._leaves_at is not None:
             if self._leaves_at <= now:
@@ -396,7 +346,7 @@ class _Connection:
         if self._requests == self._limits.h2_requests:
             self._leave()
         house, peer = self._house, self._peer
-        stream = _Stream(stream_id, has_ended)
+        stream = Stream(stream_id, has_ended)
         try:
             head = read_head(fields, self._limits)
             standing = peer.hosts.standing(head, peer.address, peer.trusted)
@@ -431,7 +381,7 @@ class _Connection:
         else:
             self._await_body(stream, head, now)
 
-    def _await_body(self, stream: _Stream, head: Head, now: float) -> None:
+    def _await_body(self, stream: Stream, head: Head, now: float) -> None:
         self._incomplete[stream.id] = stream
         limits = self._limits
         if head.length is not None and head.length > limits.body_bytes:
@@ -475,7 +425,7 @@ class _Connection:
             if self._incomplete.pop(stream_id, None) is not None:
                 self._begin(stream)
 
-    def _exceed(self, stream: _Stream) -> None:
+    def _exceed(self, stream: Stream) -> None:
         """The body is too large. The handler may have more to say than that, and is asked first, without it."""
         self._bodies_bytes -= stream.held_bytes
         stream.held_bytes = 0
@@ -484,12 +434,12 @@ class _Connection:
         self._incomplete.pop(stream.id, None)
         self._begin(stream)
 
-    def _refuse(self, stream: _Stream, error: Malformed) -> None:
+    def _refuse(self, stream: Stream, error: Malformed) -> None:
         stream.answer = respond(error)
         self._incomplete.pop(stream.id, None)
         self._begin(stream)
 
-    def _abandon(self, stream: _Stream) -> None:
+    def _abandon(self, stream: Stream) -> None:
         """The stream was reset. Its handler, if it has one, is cancelled; its place is free when that has unwound."""
         stream.is_open = False
         stream.scope.cancel()
@@ -499,7 +449,7 @@ class _Connection:
             self._queue.remove(stream)
             self._forget(stream)
 
-    def _forget(self, stream: _Stream) -> None:
+    def _forget(self, stream: Stream) -> None:
         del self._streams[stream.id]
         self._bodies_bytes -= stream.held_bytes
         self._last_active = trio.current_time()
@@ -517,7 +467,7 @@ class _Connection:
 
     # -- hot hits
 
-    def _is_hot(self, stream: _Stream, head: Head, request: Request) -> bool:
+    def _is_hot(self, stream: Stream, head: Head, request: Request) -> bool:
         """Answer from the kept answers, without a task, if there is one."""
         if not is_plain(head, "if-none-match"):
             return False
@@ -534,7 +484,7 @@ class _Connection:
         rendered.tally.count += 1
         if len(body) > self._output.room:
             self._output.flush()
-        room = min(_TURN_BYTES, self._h2.local_flow_control_window(stream.id), self._output.room)
+        room = min(TURN_BYTES, self._h2.local_flow_control_window(stream.id), self._output.room)
         if len(body) > room or room < 0:
             # Too long to be sent at once, or much else is waiting: it takes its turn like any other answer.
             headers = rendered.brief_fields if is_brief else list(rendered.fields)
@@ -562,7 +512,7 @@ class _Connection:
 
     # -- work
 
-    def _begin(self, stream: _Stream) -> None:
+    def _begin(self, stream: Stream) -> None:
         """Give the stream a task, now or when another has unwound: a reset frees the stream at once, but not what works for it."""
         if self._running >= self._limits.h2_streams:
             self._queue.append(stream)
@@ -571,7 +521,7 @@ class _Connection:
         self._running += 1
         self._nursery.start_soon(self._work, stream)
 
-    async def _work(self, stream: _Stream) -> None:
+    async def _work(self, stream: Stream) -> None:
         response: Response | None = None
         answer: Response | None = None
         body: Body = b""
@@ -582,7 +532,7 @@ class _Connection:
                 body = response.body
                 answer = await self._answer(stream, response)
                 if stream.is_open:
-                    await self._send(stream, answer)
+                    await self._sender.send(stream, answer, self._date_at(self._house.clock()))
                     complete = answer.status < 500 or is_carried(answer, response)
                     if not stream.has_ended:
                         # "a server MAY request that the client abort transmission of a request without error by sending a RST_STREAM with
@@ -591,7 +541,7 @@ class _Connection:
                         self._budget.made_to_reset(stream.id, trio.current_time())
         except Excess as error:
             self._end(error.code, str(error))
-        except _Stuck:
+        except Stuck:
             self._give_up(stream)
         except Exception as error:  # noqa: BLE001 - a body that cannot go on ends short, and says so by a reset
             if not isinstance(error, Truncated | OSError):
@@ -603,20 +553,20 @@ class _Connection:
                 if not isinstance(body, bytes):
                     body.close()
                 if isinstance(response.onward, Splice):
-                    response.onward.stream.socket.close()  # there is no way to join it here
+                    response.onward.close()  # there is no way to join it here
                 if response.delivered is not None:
                     carried = answer is None or is_carried(answer, response)
                     response.delivered(stream.sent if carried else 0, complete)
             self._unwound(stream)
 
-    def _unwound(self, stream: _Stream) -> None:
+    def _unwound(self, stream: Stream) -> None:
         self._running -= 1
         self._forget(stream)
         if self._queue and not self._is_over:
             self._begin(self._queue.popleft())
         self._output.ring()
 
-    async def _handled(self, stream: _Stream) -> Response:
+    async def _handled(self, stream: Stream) -> Response:
         request = stream.request
         assert request is not None
         if stream.body:
@@ -627,7 +577,7 @@ class _Connection:
         except Exception as error:  # noqa: BLE001 - whatever a handler raises, the client gets an answer
             return respond(error, request)
 
-    async def _answer(self, stream: _Stream, response: Response) -> Response:
+    async def _answer(self, stream: Stream, response: Response) -> Response:
         """What is sent of the handler's answer. Its body, where it has one, may begin to leave."""
         request = stream.request
         assert request is not None
@@ -645,91 +595,7 @@ class _Connection:
 
     # -- what goes out
 
-    async def _send(self, stream: _Stream, answer: Response) -> None:
-        """Send the whole answer. Raises ``Truncated``, ``OSError`` or ``_Stuck``."""
-        request = stream.request
-        assert request is not None
-        body: Body = b"" if is_bodiless(request, answer) else answer.body
-        fields = answer_fields(answer, self._date_at(self._house.clock()), told_length(request, answer))
-        await self._output.turn()
-        try:
-            if not stream.is_open:
-                return
-            self._h2.send_headers(stream.id, fields, end_stream=not len(body))
-            self._collect()
-        finally:
-            self._output.pass_on()
-        match body:
-            case bytes():
-                await self._pieces(stream, lambda at, count: body[at : at + count], 0, len(body), len(body))
-            case Span():
-                await self._file(stream, body.fd, body.start, body.stop, body.stop)
-            case Arriving():
-                offset = body.start
-                while offset < body.stop:
-                    try:
-                        releasable = min(await body.flight.wait_beyond(offset), body.stop)
-                    except Exception as error:
-                        raise Truncated(str(error)) from error
-                    if releasable <= offset:
-                        raise Truncated(f"the flight landed {body.stop - offset} bytes early")
-                    await self._file(stream, body.flight.fileno(), offset, releasable, body.stop)
-                    offset = releasable
-            case _:
-                assert_never(body)
-
-    async def _file(self, stream: _Stream, fd: int, start: int, stop: int, end: int) -> None:
-        while start < stop:
-            start = await self._pieces(stream, lambda at, count: read_nowait(fd, at, count), start, stop, end)
-            if start < stop:
-                await read_ahead(fd, start, min(_TURN_BYTES, stop - start), self._house.cold_reads)
-
-    async def _pieces(self, stream: _Stream, read: Callable[[int, int], bytes | None], at: int, stop: int, end: int) -> int:
-        """Send bytes ``[at, stop)``, the last of which ends the stream if ``stop`` is ``end``; as far as ``read`` gives them at once.
-
-        Not a byte is read before the client's window and the output have room for it.
-        """
-        while at < stop:
-            await self._output.turn()
-            count = 0
-            try:
-                while at < stop and stream.is_open:
-                    count = min(FRAME_BYTES, stop - at, self._h2.local_flow_control_window(stream.id))
-                    if count <= 0 or self._output.pending >= self._limits.h2_output_bytes:
-                        break
-                    data = read(at, count)
-                    if data is None:
-                        return at
-                    if not data:
-                        raise Truncated(f"the file ends {stop - at} bytes early")
-                    at += len(data)
-                    self._h2.send_data(stream.id, data, end_stream=at == end)
-                    self._collect()
-                    stream.sent += len(data)
-                    self._budget.useful(len(data))
-            finally:
-                self._output.pass_on()
-            if not stream.is_open:
-                raise Truncated("the stream was reset")
-            if at < stop and count <= 0:
-                await self._wait_window(stream)
-        return at
-
-    async def _wait_window(self, stream: _Stream) -> None:
-        """Wait until the client takes more on ``stream``, and give up on one that has taken too little for too long."""
-        limits = self._limits
-        began = trio.current_time()
-        stream.is_waiting = True
-        with trio.move_on_after(limits.stall_s - stream.waited_s) as scope:
-            await stream.window.park()
-        stream.is_waiting = False
-        stream.waited_s += trio.current_time() - began
-        if scope.cancelled_caught or stream.waited_s >= limits.stall_s:
-            if stream.sent - stream.sent_before < limits.slowest_bytes_per_s * limits.stall_s:
-                raise _Stuck
-            stream.sent_before, stream.waited_s = stream.sent, 0.0
-
-    def _give_up(self, stream: _Stream) -> None:
+    def _give_up(self, stream: Stream) -> None:
         """The client takes too little of ``stream``: reset it; if all others wait for it too, so must the connection end."""
         others = [other for other in self._streams.values() if other is not stream and other.is_open]
         if all(other.is_waiting for other in others):
@@ -755,11 +621,6 @@ class _Connection:
         except (OSError, Stalled) as error:
             self._failure = error
             self._stop()
-
-
-def _stream_due(stream: _Stream) -> float:
-    """When the rest of a request must have come."""
-    return min(stream.body_until, stream.pause_until)
 
 
 def _counted(rendered: Rendered) -> Callable[[int, bool], None]:
