@@ -20,6 +20,7 @@ import re
 import sys
 import time
 from collections.abc import Generator
+from dataclasses import make_dataclass
 from typing import Any, NamedTuple
 
 from mitmproxy import connection, ctx
@@ -42,6 +43,9 @@ CLIENT_SPEAKS_FIRST = (80, 443)
 QUIC_DATAGRAMS = 4
 """A QUIC ClientHello may take several datagrams; after so many the rest is no longer looked at."""
 
+ANSWER_S = 5.0
+"""How long a connection to a host that nothing is known about waits for word whether it is a registry's by now."""
+
 TOLD_AGAIN_S = 5.0
 """How often, at most, the same trouble with one host is told."""
 
@@ -57,7 +61,8 @@ AUTHORITY = re.compile(r"([A-Za-z0-9._-]{1,255})(:[0-9]{1,5})?")
 class Orders:
     """What ``capturing.py`` wants: ``hosts`` (lower case) go to ``edge``; with ``ports``, nothing but these is accepted.
 
-    ``authorization`` is the value of a Proxy-Authorization field, or empty. ``tell`` is a descriptor to write to.
+    ``authorization`` is the value of a Proxy-Authorization field, or empty. ``tell`` is a descriptor to write to. With ``asks`` there is
+    somebody to ask for the hosts of this moment.
     """
 
     def __init__(self) -> None:
@@ -66,6 +71,7 @@ class Orders:
         self.hosts: frozenset[str] = frozenset()
         self.ports: frozenset[int] | None = None
         self.tell = -1
+        self.asks = False
         self._told: dict[tuple[str, str], float] = {}
 
     def follow(self, line: bytes) -> dict[str, Any]:
@@ -80,6 +86,7 @@ class Orders:
             self.ports = None if said["ports"] is None else frozenset(said["ports"])
         self.authorization = said.get("authorization", self.authorization)
         self.tell = said.get("tell", self.tell)
+        self.asks = said.get("asks", self.asks)
         return said
 
     def report(self, what: str, **values: object) -> None:
@@ -102,6 +109,9 @@ class Orders:
 
 
 ORDERS = Orders()
+
+AskHook: Any = make_dataclass("LeewardAskHook", [("hosts", frozenset)], bases=(commands.StartHook,), eq=False)
+"""Has the connection wait for ``Capture.leeward_ask``. (A class with annotations of its own cannot be made in a script of mitmproxy's.)"""
 
 type Steps = Generator[Any, Any]
 """What a layer does: commands out, and what became of them in."""
@@ -264,6 +274,11 @@ class Captured(layer.Layer):
         match found:
             case Unfinished():
                 return
+            case Secure(host) | Plain(host):
+                yield from self._learn(frozenset({host}))
+            case Muddled(hosts):
+                yield from self._learn(hosts)
+        match found:
             case Secure(host) | Plain(host) if host in ORDERS.hosts:
                 self._host = host
                 yield from self._to_the_edge(found)
@@ -273,11 +288,18 @@ class Captured(layer.Layer):
             case _:
                 yield from self._pass_on()
 
+    def _learn(self, hosts: frozenset[str]) -> Steps:
+        """A page that a client has just read may have named a host that files are at, and nobody has said so here yet."""
+        if ORDERS.asks and hosts and not hosts & ORDERS.hosts:
+            yield AskHook(hosts)
+
     def _judge_datagram(self, data: bytes) -> Steps:
         self._datagrams.append(data)
         host = quic_host(self._datagrams) if self.context.server.address[1] == 443 else ""
         if host is None and len(self._datagrams) < QUIC_DATAGRAMS:
             return
+        if host:
+            yield from self._learn(frozenset({host}))
         if host in ORDERS.hosts:
             # The edge does not speak HTTP/3. Without an answer the client goes on over TCP, and comes to the edge.
             yield from self._close()
@@ -405,6 +427,11 @@ def _address(address: tuple[str, int]) -> str:
 class Capture:
     """Puts ``Captured`` in place, and follows the orders that come in."""
 
+    def __init__(self) -> None:
+        self._heard = b""
+        self._asked = 0
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+
     def load(self, _: Any) -> None:
         """Read the first line of orders before anything is listened on."""
         # A byte at a time: what follows the line is for _hear().
@@ -427,7 +454,19 @@ class Capture:
         ORDERS.report("failed", text="this mitmproxy does not let the addon decide about connections")
         asked.layer = Refused(asked.context)
 
-    _heard = b""
+    async def leeward_ask(self, _: frozenset[str]) -> None:
+        """Have the hosts told anew, and wait for it. Without an answer the last that was told stands."""
+        self._asked += 1
+        number = self._asked
+        answered = self._waiting[number] = asyncio.get_running_loop().create_future()
+        ORDERS.report("ask", number=number)
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await answered
+        except TimeoutError:
+            ORDERS.trouble("", "nobody said which hosts are registries'")
+        finally:
+            self._waiting.pop(number, None)
 
     def _hear(self) -> None:
         piece = os.read(sys.stdin.fileno(), 65536)
@@ -438,6 +477,9 @@ class Capture:
         *lines, self._heard = (self._heard + piece).split(b"\n")
         for line in lines:
             said = ORDERS.follow(line)
+            for number, answered in self._waiting.items():
+                if number <= said.get("answers", 0) and not answered.done():
+                    answered.set_result(None)
             if "mode" in said:
                 ctx.options.update(mode=[said["mode"]])
 

@@ -225,7 +225,7 @@ async def capture(wanted: Wanted) -> None:
 
 
 async def _capture(wanted: Wanted) -> None:
-    edge = await _ask(wanted)
+    edge = await _ask(wanted, learnt=True)
     await _check_mitmdump(wanted.mitmdump)
     ipv6 = wanted.mode == "transparent" and _can_listen("::1", wanted.port)
     runs_as = edge.uid if os.geteuid() == 0 and edge.uid is not None else os.geteuid()
@@ -244,6 +244,7 @@ async def _capture(wanted: Wanted) -> None:
                     "hosts": edge.hosts,
                     "ports": None if wanted.mode == "local" else wanted.ports,
                     "tell": child.told_on,
+                    "asks": wanted.asked is not None,
                 }
             )
             await child.wait_ready()
@@ -314,39 +315,38 @@ def _can_listen(host: str, port: int) -> bool:
 # ---- the edge ----------------------------------------------------------------------------------------------------------
 
 
-async def _ask(wanted: Wanted) -> Edge:
-    """Ask the running edge. Raises as ``control.call`` does, and ``Unusable`` if it stands in for nobody."""
+async def _ask(wanted: Wanted, *, learnt: bool = False) -> Edge:
+    """Ask the running edge; ``learnt`` waits until it has had a try at learning its files' hosts. Raises as ``control.call`` does, and ``Unusable`` if it stands in for nobody."""
     if wanted.asked is None:
         return Edge(wanted.hosts)
     pid, uid = await control.peer(wanted.asked)
     if wanted.hosts:
         return Edge(wanted.hosts, pid, uid)
-    told = await control.call(wanted.asked, "status", {})
+    told = await control.call(wanted.asked, "hosts", {"learnt": learnt})
     try:
-        hosts = msgspec.convert(told, _Status).proxy.hosts
+        hosts = msgspec.convert(told, _Hosts).hosts
     except msgspec.ValidationError:
-        raise Unusable("the running edge does not say which hosts it stands in for; is its proxy face enabled?") from None
+        raise Unusable("the running edge does not say which hosts it stands in for") from None
     if not hosts:
-        raise Unusable("the running edge stands in for no host; is its proxy face enabled?")
+        raise Unusable("the running edge stands in for no host")
     return Edge(tuple(sorted(hosts)), pid, uid)
 
 
-class _Proxy(msgspec.Struct):
+class _Hosts(msgspec.Struct):
     hosts: list[str]
-
-
-class _Status(msgspec.Struct):
-    proxy: _Proxy
 
 
 async def _follow(wanted: Wanted, edge: Edge, child: _Child) -> None:
     """Pass on which hosts the edge stands in for, and, after a restart of it, whom to leave out."""
     away = False
     while True:
-        await trio.sleep(POLL_S / 4 if away else POLL_S)
+        with trio.move_on_after(POLL_S / 4 if away else POLL_S):
+            await child.asked.wait()
+        answers = child.take_asked()
         try:
             now = await _ask(wanted)
         except (control.NotRunning, control.CommandFailed, Unusable) as error:
+            child.order({"answers": answers})
             if not away:
                 _log.warning("the edge is away: connections to registries are refused", extra={"reason": str(error)})
             away = True
@@ -360,7 +360,7 @@ async def _follow(wanted: Wanted, edge: Edge, child: _Child) -> None:
             child.order({"mode": _local(wanted, now)})
         if now.hosts != edge.hosts:
             _log.info("hosts", extra={"added": " ".join(sorted({*now.hosts} - {*edge.hosts}))})
-            child.order({"hosts": now.hosts})
+        child.order({"hosts": now.hosts, "answers": answers})
         edge = now
 
 
@@ -382,6 +382,8 @@ class _Child:
         self.told_on = told_on
         self._process = process
         self._orders, self._to_send = trio.open_memory_channel[dict[str, object]](64)
+        self.asked = trio.Event()
+        self._number = 0
         self._ready = trio.Event()
         self._broken = trio.Event()
         self._silent = trio.Event()
@@ -394,6 +396,11 @@ class _Child:
             self._orders.send_nowait(orders)
         except trio.WouldBlock:
             self._break("mitmproxy does not listen any more")
+
+    def take_asked(self) -> int:
+        """The last number under which the addon has asked for the hosts; ``asked`` is for the next."""
+        self.asked = trio.Event()
+        return self._number
 
     async def wait_ready(self) -> None:
         """Wait until it listens. Raises ``Unusable`` with its own words if it does not come to that."""
@@ -436,6 +443,9 @@ class _Child:
             except ValueError:
                 continue
             match report:
+                case {"what": "ask", "number": int(number)}:
+                    self._number = number
+                    self.asked.set()
                 case {"what": "ready"}:
                     self._ready.set()
                 case {"what": "handed", "host": host}:

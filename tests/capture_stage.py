@@ -13,6 +13,7 @@ import itertools
 import os
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -261,6 +262,10 @@ def alive(pids: Sequence[int]) -> list[int]:
     return running
 
 
+def all_gone(pids: Sequence[int]) -> bool:
+    return alive(pids) == []
+
+
 # ---- servers ---------------------------------------------------------------------------------------------------------
 
 
@@ -271,8 +276,6 @@ class Greeter:
     """
 
     def __init__(self, address: str, port: int, *, context: ssl.SSLContext | None = None, greeting: bytes = b"") -> None:
-        import socket
-
         self.heard: list[bytes] = []
         self.failed: list[Exception] = []
         self._context = context
@@ -285,8 +288,6 @@ class Greeter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        import socket
-
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self._thread.join()

@@ -182,6 +182,16 @@ def test_the_edge_is_told_who_asks(addon: Addon) -> None:
     assert played[1] == ["send", EDGE, CONNECT[:-2] + "Proxy-Authorization: Basic eDp5\r\n\r\n"]
 
 
+def test_an_unknown_host_is_asked_about_first_because_it_may_have_become_a_registrys_just_now(addon: Addon) -> None:
+    said = hello("new.pypi.test")
+    found = addon.play(SECURE, {"client": said}, {"told": ["pypi.test", "new.pypi.test"]}, {"opened": None}, JOINED, asks=True)
+    assert found[0] == ["ask", "new.pypi.test"]
+    assert ["send", EDGE, text(said)] in found
+    other = addon.play(SECURE, {"client": said}, {"told": ["pypi.test"]}, {"opened": None}, asks=True)
+    assert other == [["ask", "new.pypi.test"], ["open", f"{ORIGINAL}:443"], ["send", f"{ORIGINAL}:443", text(said)]]
+    assert addon.play(SECURE, {"client": hello("pypi.test")}, asks=True)[0] == ["open", EDGE], "a known one needs no word"
+
+
 # ---- plain HTTP ------------------------------------------------------------------------------------------------------
 
 
@@ -307,8 +317,7 @@ def test_an_edges_address_may_carry_who_asks() -> None:
 
 
 def wanted(**arguments: Any) -> capturing.Wanted:
-    return capturing.Wanted(
-        **{"mode": "transparent", "mitmdump": Path("mitmdump"), "edge": ("127.0.0.1", 8080), "asked": None}
+    given: dict[str, Any] = {"mode": "transparent", "mitmdump": Path("mitmdump"), "edge": ("127.0.0.1", 8080), "asked": None}
     return capturing.Wanted(**given | arguments)
 
 

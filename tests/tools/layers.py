@@ -1,9 +1,10 @@
 """Plays events to the addon's layer in mitmproxy's own interpreter, without a network: one play a line of JSON in, what came of it out.
 
 A play is ``{"orders": …, "to": [host, port], "transport": "tcp", "events": […]}``; each event is one of ``{"client": bytes}``,
-``{"server": bytes}``, ``{"opened": null or why not}``, ``{"wakeup": null}``, ``{"closed": "client" or "server"}``. The outcome is a list
-of what the layer wanted, the start's first: ``["open", "host:port"]``, ``["send", to whom, bytes]``, ``["close", whom]``, ``["wakeup",
-seconds]``, and of what it reported: ``["report", …]``. Bytes are spelled in Latin-1. ``{"quic": host}`` gives a ClientHello's datagrams.
+``{"server": bytes}``, ``{"opened": null or why not}``, ``{"told": hosts}``, ``{"wakeup": null}``, ``{"closed": "client" or "server"}``.
+The outcome is a list of what the layer wanted, the start's first: ``["open", "host:port"]``, ``["send", to whom, bytes]``,
+``["close", whom]``, ``["wakeup", seconds]``, ``["ask", host]``, and of what it reported: ``["report", …]``. Bytes are spelled in Latin-1.
+``{"quic": host}`` gives the datagrams of a ClientHello.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ capture = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(capture)
 
 
-def play(wanted: dict[str, Any]) -> list[list[Any]]:
+def play(wanted: dict[str, Any]) -> list[list[Any]]:  # noqa: C901 -- two tables, spelled as code
     told, tell = os.pipe()
     capture.ORDERS.__init__()
     capture.ORDERS.follow(json.dumps({**wanted["orders"], "tell": tell}).encode())
@@ -43,6 +44,7 @@ def play(wanted: dict[str, Any]) -> list[list[Any]]:
     layer = capture.Captured(around)
     done: list[list[Any]] = []
     pending: list[commands.OpenConnection] = []
+    asked: list[commands.StartHook] = []
 
     def name(one: connection.Connection) -> str:
         if one is client:
@@ -64,6 +66,9 @@ def play(wanted: dict[str, Any]) -> list[list[Any]]:
                 done.append(["close", name(command.connection)])
             elif isinstance(command, commands.RequestWakeup):
                 done.append(["wakeup", command.delay])
+            elif isinstance(command, commands.StartHook):
+                asked.append(command)
+                done.append(["ask", *sorted(command.args()[0])])
             else:
                 done.append(["other", repr(command)])
 
@@ -80,6 +85,9 @@ def play(wanted: dict[str, Any]) -> list[list[Any]]:
                 if error is None:
                     command.connection.state = connection.ConnectionState.OPEN
                 feed(events.OpenConnectionCompleted(command, error))
+            case {"told": hosts}:
+                capture.ORDERS.follow(json.dumps({"hosts": hosts}).encode())
+                feed(events.HookCompleted(asked.pop(0)))
             case {"wakeup": _}:
                 feed(events.Wakeup(commands.RequestWakeup(0)))
             case {"closed": whom}:
