@@ -122,7 +122,7 @@ def fields(target: str = "/", *more: tuple[str, str], method: str = "GET", autho
 class Raw:
     """Sends frames as given, and reads frames; it acknowledges nothing."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.encoder = Encoder()
         self.frames: list[Frame] = []
