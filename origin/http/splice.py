@@ -21,7 +21,9 @@ QUIET_S = 1.0
 """A draining server ends a tunnel in which nothing has moved for so long. Others go on until they are cut."""
 
 LINGER_S = 2.0
-"""How long a client may take to close once it was given the only answer there will be."""
+"""How long a client may take to close once it was given the only answer there will be, and the other side to go on with one once the client
+asks for more: then it seems to be at its end, without saying so.
+"""
 
 
 async def splice(house: House, peer: Peer, onward: Splice) -> None:
@@ -45,6 +47,7 @@ class _Joint:
         self._sent = 0
         self._received = 0
         self._client_done = trio.Event()
+        self._client_wants = False
         self._is_whole = False
         self._failure: OSError | None = None
 
@@ -101,6 +104,7 @@ class _Joint:
         dropped, peer.unread = len(peer.unread), b""
         try:
             while dropped < PIECE_BYTES:
+                self._client_wants = dropped > 0
                 dropped += len(await peer.receive())
         except Gone:
             self._client_done.set()
@@ -135,17 +139,24 @@ class _Joint:
         self._moved_at = trio.current_time()
 
     async def _watch(self, scope: trio.CancelScope) -> None:
-        """End what does not move. An answer that the server waits for while it drains may still take its time."""
-        draining, idle_s = self._house.draining, self._house.limits.tunnel_idle_s
+        """End what does not move."""
+        draining, once = self._house.draining, self._onward.answers_only
         while True:
-            is_hurried = draining.is_set() and not self._onward.answers_only
-            left_s = self._moved_at + (min(idle_s, QUIET_S) if is_hurried else idle_s) - trio.current_time()
+            left_s = self._moved_at + self._patience_s() - trio.current_time()
             if left_s <= 0:
-                if not is_hurried:
+                if once or not draining.is_set():
                     self._failure = TimeoutError("nothing moved for too long")
                 scope.cancel()
                 return
-            with trio.move_on_after(left_s):
+            with trio.move_on_after(min(left_s, QUIET_S) if once else left_s):
                 if draining.is_set():
                     await trio.sleep_forever()
                 await draining.wait()
+
+    def _patience_s(self) -> float:
+        """How long nothing need move. An answer that the server waits for while it drains may take its time."""
+        idle_s = self._house.limits.tunnel_idle_s
+        if not self._onward.answers_only:
+            return min(idle_s, QUIET_S) if self._house.draining.is_set() else idle_s
+        # A server that keeps the connection open, although it was told not to, leaves a client waiting that uses it again.
+        return min(idle_s, LINGER_S) if self._client_wants and self._received else idle_s

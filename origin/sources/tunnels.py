@@ -190,7 +190,7 @@ class Dialler:
             raise Unavailable(f"the name {host} was not resolved in time", RETRY_S) from None
         except NameFailure as error:
             cause = error.__cause__
-            if isinstance(cause, UnicodeError) or (isinstance(cause, socket.gaierror) and cause.errno in _NO_SUCH_NAME):
+            if isinstance(cause, UnicodeError) or (isinstance(cause, OSError) and cause.errno in _NO_SUCH_NAME):
                 raise Astray(f"there is no host named {host}") from None
             raise Unavailable(f"the name {host} cannot be resolved now", RETRY_S) from None
 
