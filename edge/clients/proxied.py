@@ -154,8 +154,10 @@ def _mavenrc(_: Values, given: Given) -> Keys:
     options = [f"-D{key}={value}" for key, value in _trust_properties(given).items()]
     if given.proxy.username:
         options.append("-Djdk.http.auth.tunneling.disabledSchemes=")
-    if bad := next((option for option in options if re.search(r"\s", option)), None):
-        raise ClientError(f"Maven's start script takes no white space in {bad}: choose a data directory without any")
+    if bad := next((option for option in options if re.search(r'[\s\\"$`]', option)), None):
+        raise ClientError(
+            f"Maven's start script could not read {bad}: choose a data directory without white space, quotes and dollars"
+        )
     return [(("url",), " ".join(options))]
 
 
@@ -176,16 +178,12 @@ def _gradle(_: Values, given: Given) -> Keys:
     return [((f"systemProp.{key}",), value) for key, value in properties.items() if not key.startswith("aether.")]
 
 
-def _quoted(options: str) -> str:
-    """For a place between double quotes of a shell."""
-    return re.sub(r'([\\"$`])', r"\\\1", options)
-
-
 _MAVENRC = Block(
     "# leeward: begin, edge use --proxy maven --undo takes it out",
     'MAVEN_OPTS="$MAVEN_OPTS {url}"\nexport MAVEN_OPTS\n',
     "# leeward: end",
-    _quoted,
+    # What would have to be quoted is refused before.
+    str,
     hash_comments=True,
 )
 

@@ -72,7 +72,10 @@ def _meant(written: str) -> str:
             return chr(int(found[1][1:], 16))
         return {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}.get(found[1], found[1])
 
-    return re.sub(r"\\(u[0-9a-fA-F]{4}|.)", one, written)
+    # Two escapes may be the halves of one character.
+    return (
+        re.sub(r"\\(u[0-9a-fA-F]{4}|.)", one, written).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+    )
 
 
 def _escaped(text: str, also: str) -> str:

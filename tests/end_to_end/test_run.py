@@ -197,7 +197,7 @@ count = 0
 def told(*_):
     global count
     count += 1
-    os.write(1, b"INT\n")
+    os.write(1, b"INT ")
 signal.signal(signal.SIGINT, told)
 print("ready", flush=True)
 sys.stdin.readline()
@@ -415,6 +415,6 @@ def test_maven_resolves_with_nothing_configured_and_nothing_started(
 def test_a_rule_that_refuses_is_told_of_at_the_end(unstarted: Edge, pypi: FakePyPI, workspace: Workspace) -> None:
     workspace.through = unstarted.running
     unstarted.set_rules(Rule("pkg:pypi/apple-tree", "rotten"))
-    done = PIP.install(workspace, pypi.index_url, ["orchard"])
+    done = PIP.install(workspace, pypi.index_url, ["apple-tree==1.5"])
     assert not done.succeeded
     assert "refused by a rule; edge why PURL says by which" in done.output
