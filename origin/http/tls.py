@@ -46,7 +46,7 @@ class TLSWire:
     ``recv_nowait`` takes a record whole.
     """
 
-    __slots__ = ("_credit", "_is_ended", "_kept", "_read", "_sock", "_write", "spoken")
+    __slots__ = ("_credit", "_is_ended", "_is_finishing", "_kept", "_read", "_sock", "_write", "spoken")
 
     def __init__(self, sock: ssl.SSLSocket) -> None:
         """``sock`` has shaken hands and does not block."""
@@ -55,7 +55,7 @@ class TLSWire:
         self._write: Callable[[bytes | memoryview], int] = sock.send
         self._kept = b""  # the piece that OpenSSL has begun to write
         self._credit = b""  # a piece that went out in the end, as far as nobody was told yet
-        self._is_ended = False
+        self._is_ended = self._is_finishing = False
         self.spoken: Spoken = "h2" if sock.selected_alpn_protocol() == "h2" else "http/1.1"
 
     def fileno(self) -> int:
@@ -77,10 +77,26 @@ class TLSWire:
         return self._pour(_piece[:size]) if size else 0
 
     def finish(self) -> None:
-        """Say ``close_notify``, unless something is still on its way: an answer that is not whole must not look as if it were."""
-        if self._kept or self._credit or self._is_ended:
+        """Say ``close_notify``, unless something is still on its way: an answer that is not whole must not look as if it were.
+
+        While there is something to be read, saying so waits until that was read: with ``close_notify`` Python asks OpenSSL for the peer's
+        own at once, and OpenSSL takes anything else that it finds there for the end of the connection.
+        """
+        if self._kept or self._credit or self._is_ended or self._write is _finished:
             return
-        # Once it has said so, ``unwrap`` looks for the peer's own ``close_notify``, which is not there yet, or is behind other bytes.
+        self._write = _finished
+        self._is_finishing = True
+        self._say_end()
+
+    def _say_end(self) -> None:
+        try:
+            if socket.socket.recv(self._sock, 1, socket.MSG_PEEK):
+                return
+        except BlockingIOError:
+            pass
+        except OSError:
+            return  # there is nobody to be told
+        self._is_finishing = False
         with contextlib.suppress(OSError, ValueError):
             self._sock.unwrap()
             self._is_ended = True  # both have said so: what might follow is not TLS
@@ -108,10 +124,14 @@ class TLSWire:
                 data += self._read(rest)
         except ssl.SSLWantReadError:
             raise BlockingIOError from None
+        except ssl.SSLZeroReturnError:  # what Python makes of the peer's end if ours was before it
+            data = b""
         except ssl.SSLWantWriteError:
             # Nobody may renegotiate, so there is nothing that reading would have to answer; to wait for room here would be to spin, since
             # the selector goes on to report the bytes that are there to be read.
             raise ConnectionAbortedError("the client does not read what it asks for") from None
+        if self._is_finishing:
+            self._say_end()
         return data
 
     def send_nowait(self, data: bytes | memoryview) -> int:
@@ -171,6 +191,11 @@ class TLSWire:
     def _credited(self, count: int) -> int:
         self._credit = self._credit[count:]
         return count
+
+
+def _finished(data: bytes | memoryview) -> int:
+    """What would be sent after ``close_notify`` would be lost, or not even be encrypted."""
+    raise BrokenPipeError("nothing can be sent on a connection that was finished")
 
 
 def server_context(cert: str, key: str | None = None) -> ssl.SSLContext:

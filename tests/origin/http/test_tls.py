@@ -283,6 +283,21 @@ async def test_an_answer_that_closes_is_ended_in_order(shown: Shown) -> None:
         assert (client.talker.is_ended, client.talker.is_cut) == (True, False)
 
 
+async def test_a_client_that_goes_on_sending_reads_why_it_is_refused(shown: Shown) -> None:
+    size = 3_000_000
+    async with running(plain, contexts=shown) as server:
+        for _ in range(10):
+            async with encrypted(server, shown.client()) as client:
+                await client.send(f"POST /a HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n")
+                for _ in range(size // 100_000):
+                    await client.send(bytes(100_000))
+                    await trio.lowlevel.checkpoint()
+                assert (await client.answer()).status == 413
+                await client.talker.say_end()
+                assert await client.rest() == b""
+                assert client.talker.is_ended
+
+
 async def test_a_client_that_has_said_its_last_still_gets_its_answer(shown: Shown) -> None:
     waiting, go = trio.Event(), trio.Event()
 

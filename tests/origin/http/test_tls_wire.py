@@ -184,10 +184,33 @@ async def test_a_finished_wire_has_said_so_and_goes_on_reading(shown: Shown) -> 
         assert wire.recv_nowait(100) == b"still here"
         await talker.say_end()
         await trio.lowlevel.wait_readable(wire.fileno())
-        wire.finish()
+        assert wire.recv_nowait(100) == b""
         # From here on nothing protects what the peer might send.
         talker.sock.send(b"GET /plain HTTP/1.1\r\n\r\n")
         assert wire.recv_nowait(100) == b""
+
+
+async def test_what_came_before_the_end_was_said_can_be_read_after_it_and_nothing_be_sent(shown: Shown) -> None:
+    async with joined(shown) as (wire, talker):
+        await talker.send(b"one")
+        await talker.send(b"two")
+        await trio.lowlevel.wait_readable(wire.fileno())
+        wire.finish()
+        wire.finish()
+        assert wire.recv_nowait(100) == b"one"
+        talker.take()
+        ended = [talker.is_ended]
+        assert wire.recv_nowait(100) == b"two"
+        assert await talker.read(1) == b""
+        assert [*ended, talker.is_ended] == [False, True]
+        await talker.send(b"three")
+        await trio.lowlevel.wait_readable(wire.fileno())
+        wire.finish()
+        assert wire.recv_nowait(100) == b"three"
+        with pytest.raises(BrokenPipeError):
+            wire.send_nowait(b"more")
+        with pytest.raises(BrokenPipeError):
+            wire.send_parts_nowait((b"more", bytes(20_000)))
 
 
 async def test_a_wire_closed_without_a_word_looks_cut_off(shown: Shown) -> None:
