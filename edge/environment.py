@@ -66,12 +66,14 @@ def environment(
     join: Callable[[Sequence[Path]], Path],
     written: Mapping[str, str] | None = None,
     plain: bool = False,
+    public_npm: str = "",
 ) -> Environment:
     """What to set so that a command started with ``environ`` uses ``proxy`` and trusts ``trust``.
 
     ``hosts`` are the registries' host names, which must not be asked directly. ``join`` gives a file with the certificates of several.
-    ``written`` are the settings that the npm clients' files name, by the name npm has for them (and ``httpsCaFilePath``): they would win
-    over variables for all. ``plain`` says that a registry is reached without TLS.
+    ``written`` are the settings that the npm clients' files name, by the name npm has for them (and two of Yarn 4's): they would win
+    over variables for all. ``plain`` says that a registry is reached without TLS. ``public_npm`` is the root of the public npm registry,
+    where that is one of ours: Yarn 4 calls it by another name, which stands in none of its files, unless it is told.
     """
     notes: list[str] = []
     kept, dropped = no_proxy(environ, hosts)
@@ -89,6 +91,9 @@ def environment(
         variables["PIP_PROXY"] = proxy.url
     variables |= _certificates(trust, environ, join, notes)
     variables |= _npm(proxy, trust, environ, written or {}, join, notes)
+    if public_npm and not environ.get("YARN_NPM_REGISTRY_SERVER") and "npmRegistryServer" not in (written or {}):
+        # Its lock file has no addresses, and so stays as it is.
+        variables["YARN_NPM_REGISTRY_SERVER"] = public_npm.rstrip("/")
     variables |= _java(proxy, trust, environ, kept, notes)
     return Environment(variables, tuple(notes))
 

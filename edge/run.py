@@ -108,6 +108,7 @@ def run(
             join=lambda files: joined(settings.data / "run", files),
             written=written_for_npm(Path.cwd(), environ),
             plain=any(registry.upstream.startswith("http:") for registry in settings.registries.values()),
+            public_npm=public_npm(settings),
         )
         for note in (*made.notes, *_maven_notes(command[0], environ, proxy)):
             tell(note)
@@ -120,6 +121,14 @@ def run(
             for note in after.since(before):
                 tell(note)
     return status
+
+
+def public_npm(settings: EdgeSettings) -> str:
+    """The root of the public npm registry if an instance has it as its upstream, else ``""``."""
+    from origin.registries import kinds
+
+    public = kinds.default_upstream("npm")
+    return public if any(registry.upstream == public for registry in settings.registries.values()) else ""
 
 
 def registry_hosts(settings: EdgeSettings) -> frozenset[str]:
@@ -355,7 +364,7 @@ def joined(directory: Path, files: Sequence[Path]) -> Path:
 
 
 def written_for_npm(directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """What the person's and the project's files say of proxies and certificates, by npm's names and ``httpsCaFilePath``."""
+    """What the person's and the project's files say of proxies and certificates, by npm's names, and of Yarn 4's registry, by Yarn's."""
     from .configfiles import NPMRC, Format, YAMLLines
     from .configfiles.lines import unquoted
 
@@ -365,7 +374,7 @@ def written_for_npm(directory: Path, environ: Mapping[str, str]) -> dict[str, st
     above = [directory, *directory.parents]
     project = next((each for each in above if (each / "package.json").is_file()), directory)
     of_npm = (NPMRC(), ("proxy", "https-proxy", "http-proxy", "cafile", "ca"))
-    of_yarn = (YAMLLines(), ("httpsCaFilePath",))
+    of_yarn = (YAMLLines(), ("httpsCaFilePath", "npmRegistryServer"))
     files: list[tuple[Path, tuple[Format, tuple[str, ...]]]] = [
         (Path(named) if named else home / ".npmrc", of_npm),
         (project / ".npmrc", of_npm),

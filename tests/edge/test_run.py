@@ -12,6 +12,7 @@ import pytest
 
 from edge import run
 from edge.environment import Proxy, environment, excludes, java_properties, no_proxy, non_proxy_hosts, user_proxy
+from edge.settings import load_edge
 from edge.trust import Trust
 
 PROXY = Proxy("127.0.0.1", 4321)
@@ -146,6 +147,24 @@ def test_yarn_is_told_of_certificates_only_where_it_was_before() -> None:
     assert made({}, written={"httpsCaFilePath": "/corp.pem"})[name] == "/ca/bundle.pem+/corp.pem"
 
 
+def test_yarn_4_is_told_what_the_public_registry_is_called_unless_somebody_said_so() -> None:
+    """Its own default is another name, which no lock file tells; a private registry is not meant by it."""
+    name, root = "YARN_NPM_REGISTRY_SERVER", "https://npm.test/"
+
+    def told(environ: dict[str, str], written: dict[str, str] | None = None) -> str | None:
+        made = environment(PROXY, TRUST, environ, hosts=HOSTS, join=joined, written=written, public_npm=root)
+        return made.variables.get(name)
+
+    assert told({}) == "https://npm.test"
+    assert told({name: "https://mine.test"}) is None
+    assert told({}, {"npmRegistryServer": "https://mine.test"}) is None
+    assert name not in made({})
+    private = load_edge({"registries.npm.upstream": root, "data": "/d"}, {}).settings
+    assert run.public_npm(private) == ""
+    public = load_edge({"data": "/d"}, {}).settings
+    assert run.public_npm(public) == public.registries["npm"].upstream
+
+
 def test_pip_is_told_once_more_where_it_has_a_variable_of_its_own() -> None:
     assert "PIP_PROXY" not in made({})
     assert made({"PIP_PROXY": "http://old.test:1"})["PIP_PROXY"] == URL
@@ -205,10 +224,11 @@ def test_what_npms_files_say_is_read(tmp_path: Path) -> None:
     (home / ".npmrc").write_text("https-proxy=http://old.test:1\ncafile=${CORP}/ca.pem\n")
     (project / ".npmrc").write_text("https-proxy=null\nproxy = http://mine.test:2\n")
     (project / "package.json").write_text("{}")
-    (project / ".yarnrc.yml").write_text('httpsCaFilePath: "certs/ca.pem"\n')
+    (project / ".yarnrc.yml").write_text('httpsCaFilePath: "certs/ca.pem"\nnpmRegistryServer: "https://mine.test"\n')
     assert run.written_for_npm(project / "below", {"HOME": str(home), "CORP": "/corp"}) == {
         "https-proxy": "http://old.test:1",
         "cafile": "/corp/ca.pem",
         "proxy": "http://mine.test:2",
         "httpsCaFilePath": str(project / "certs/ca.pem"),
+        "npmRegistryServer": "https://mine.test",
     }
