@@ -400,8 +400,9 @@ class Edge:
 
     def root_certificate(self) -> Path:
         """The certificate of the edge's authority (PEM), as ``/-/ca.pem`` gives it, in a file."""
+        # It is made on first use, which takes a moment.
+        wait_until(lambda: self.ask("/-/ca.pem").status == 200)
         reply = self.ask("/-/ca.pem")
-        assert reply.status == 200, reply
         path = self.directory / "ca.pem"
         path.write_bytes(reply.body)
         return path

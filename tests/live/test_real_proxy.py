@@ -22,7 +22,7 @@ import pytest
 
 from origin.settings import default_registries
 from tests import node
-from tests.harness import STRAIGHT, TOOLS, Edge, Through, clean_environment
+from tests.harness import TOOLS, Edge, Through, clean_environment
 from tests.jvm import MAVEN_4, MAVEN_38, MAVEN_39, QUICK, Maven
 from tests.live.dying import HOURS_S, Tether
 from tests.proxy_stage import digests
@@ -49,12 +49,20 @@ dependencies = {json.dumps(PYTHON)}
 package-mode = false
 """
 
+SOURCE = f"""\
+[[tool.poetry.source]]
+name = "index"
+url = "{default_registries()["pypi"].upstream}"
+priority = "primary"
+"""
+"""The same registry by its simple pages: for itself poetry reads JSON documents that not every network lets through."""
+
 PACKAGE = json.dumps({"name": "cloned", "version": "1.0.0", "private": True, "dependencies": NODE})
 
 POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0"><modelVersion>4.0.0</modelVersion>
 <groupId>org.example.live</groupId><artifactId>app</artifactId><version>1</version>
-<properties><maven.compiler.release>17</maven.compiler.release>
+<properties><maven.compiler.source>17</maven.compiler.source><maven.compiler.target>17</maven.compiler.target>
 <project.build.sourceEncoding>UTF-8</project.build.sourceEncoding></properties>
 <dependencies>
 <dependency><groupId>junit</groupId><artifactId>junit</artifactId><version>4.13.2</version><scope>test</scope></dependency>
@@ -66,6 +74,12 @@ package app;
 import org.junit.*;
 public class MainTest { @Test public void adds() { Assert.assertEquals(1, Main.one()); } }
 """
+
+
+TRUSTED = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS")
+
+DIRECT = Through(variables={name: os.environ[name] for name in TRUSTED if name in os.environ})
+"""How this machine gets to the registries: the one thing of its own that clients are told is whom it trusts."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,7 @@ def of_python(home: Path) -> dict[str, str]:
         "UV_NO_PROGRESS": "1",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "POETRY_VIRTUALENVS_IN_PROJECT": "true",
+        "POETRY_VIRTUALENVS_USE_POETRY_PYTHON": "true",
         "POETRY_KEYRING_ENABLED": "false",
         "POETRY_NO_INTERACTION": "1",
         "NO_COLOR": "1",
@@ -108,6 +123,12 @@ def uv(*words: str) -> list[str | Path]:
 
 def poetry(*words: str) -> list[str | Path]:
     return [TOOLS / "bin" / "poetry", *words]
+
+
+def of_poetry(name: str, pyproject: str) -> Tool:
+    return Tool(
+        name, {"pyproject.toml": pyproject}, poetry("install"), ".venv", INSTALLED, "poetry.lock", poetry("lock"), of_python
+    )
 
 
 def of_node(name: str, lock: str, locking: Sequence[str], install: Sequence[str], files: Mapping[str, str] | None = None) -> Tool:
@@ -141,9 +162,8 @@ TOOLS_AND_PROJECTS = [
     Tool(
         "uv-locked", {"pyproject.toml": PYPROJECT}, uv("sync", "--locked"), ".venv", INSTALLED, "uv.lock", uv("lock"), of_python
     ),
-    Tool(
-        "poetry", {"pyproject.toml": PYPROJECT}, poetry("install"), ".venv", INSTALLED, "poetry.lock", poetry("lock"), of_python
-    ),
+    of_poetry("poetry", PYPROJECT),
+    of_poetry("poetry-source", PYPROJECT + SOURCE),
     of_node("npm", "package-lock.json", ["install", "--package-lock-only"], ["ci"]),
     of_node("pnpm", "pnpm-lock.yaml", ["install", "--lockfile-only"], ["install", "--frozen-lockfile"]),
     of_node("yarn1", "yarn.lock", ["install"], ["install", "--frozen-lockfile"]),
@@ -173,7 +193,7 @@ class Clone:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         if tool.locking:
-            self._run(tool.locking, STRAIGHT)
+            self._run(tool.locking, DIRECT)
 
     @property
     def lock(self) -> bytes:
@@ -184,7 +204,7 @@ class Clone:
         shutil.rmtree(self.home, ignore_errors=True)
         shutil.rmtree(self.project / self.tool.made, ignore_errors=True)
         if self.tool.name == "pip":
-            self._run(uv("venv", "--quiet", "--offline", ".venv"), STRAIGHT)
+            self._run(uv("venv", "--quiet", "--offline", ".venv"), DIRECT)
         seconds = self._run(self.tool.install, through)
         missing = [name for name in self.tool.present if not (self.project / name).exists()]
         assert missing == []
@@ -204,6 +224,8 @@ class Clone:
             timeout=600,
             check=False,
         )
+        if self.tool.name == "poetry" and through is DIRECT and "not found" in done.stdout:
+            pytest.skip("straight from here poetry finds nothing: the registry's JSON API is not to be had")
         assert done.returncode == 0, done.stdout[-6000:]
         return time.monotonic() - began
 
@@ -230,7 +252,6 @@ def test_a_clone_installs_then_without_a_file_fetched_then_without_the_registrie
     clone = Clone(tool, Path(tempfile.mkdtemp(dir=scratch)))
     lock = clone.lock
     through = live_edge.running
-    tunnelled = tunnels(live_edge)
     first, files = clone.install(through)
     assert clone.lock == lock
 
@@ -238,6 +259,7 @@ def test_a_clone_installs_then_without_a_file_fetched_then_without_the_registrie
     second, again = clone.install(through)
     assert files_of(live_edge) == before
     assert (clone.lock, again) == (lock, files)
+    assert live_edge.metric("leeward_tunnels_total") == 0, "something went past the edge"
 
     try:
         tether.cut("refusing")
@@ -249,7 +271,7 @@ def test_a_clone_installs_then_without_a_file_fetched_then_without_the_registrie
         # Rather than wait for the breakers' next look.
         live_edge.restart()
     assert (clone.lock, dead) == (lock, files)
-    print(f"{tool.name}: {first:.1f} s, then {second:.1f} s, without the registries {third:.1f} s; {tunnelled} tunnels before")
+    print(f"{tool.name}: {first:.1f} s, then {second:.1f} s, without the registries {third:.1f} s")
     shutil.rmtree(clone.project.parent)
 
 
@@ -264,7 +286,3 @@ def test_the_lock_of_yarn_1_names_a_host_that_no_setting_has(live_edge: Edge, sc
 
 def files_of(edge: Edge) -> float:
     return edge.metric("leeward_upstream_requests_total", kind="file")
-
-
-def tunnels(edge: Edge) -> float:
-    return edge.metric("leeward_tunnels_total")
