@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -138,12 +139,11 @@ class Interception:
             issued, told = Issued({}), [str(error)]
         finally:
             self._is_signing = False
-        now = self._clock()
-        self._due = min([held.lease.due for held in self._held.values()] + ([issued.due] if issued.due else []), default=now)
+        self._due = min([held.lease.due for held in self._held.values()] + ([issued.due] if issued.due else []), default=math.inf)
         self._tell([*issued.told, *told])
         missing = {name for name in names if self._good(name) is None}
         self._refused = dict.fromkeys(missing, self._trouble or "The signer made no certificate for this host.")
-        is_settled = not self._trouble and not missing and (now < self._due or not names)
+        is_settled = not self._trouble and not missing and self._clock() < self._due
         self._metrics.authority_troubled.set(0 if is_settled else 1)
         done, self._done = self._done, trio.Event()
         done.set()

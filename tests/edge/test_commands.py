@@ -21,7 +21,7 @@ from origin import __main__ as origin_command_line
 from origin.control import Command, Progress, serve_control
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ["serve", "use", "refresh", "why", "verify", "gc", "status"]
+COMMANDS = ["serve", "use", "refresh", "why", "verify", "gc", "status", "ca"]
 
 WHY = {
     "purl": "pkg:pypi/six@1.16.0",

@@ -131,6 +131,17 @@ async def test_clients_that_come_while_the_signer_runs_cause_no_second_round(tmp
     assert len(bench.asked) == 1
 
 
+async def test_without_hosts_the_signer_makes_a_root_and_is_left_alone(tmp_path: Path, nursery: trio.Nursery) -> None:
+    bench = Bench(tmp_path)
+    await nursery.start(bench.interception.run)
+    await until(lambda: bench.interception._root and not bench.interception._is_signing)
+    await trio.testing.wait_all_tasks_blocked(0.01)
+    assert bench.asked == [[]]
+    assert bench.interception.root_pem() == bench.files.root.read_bytes()
+    bench.hosts.add("pypi.test")
+    assert shown(await bench.interception.context("pypi.test"), bench.files, "pypi.test")
+
+
 async def test_hosts_that_are_added_together_are_signed_for_together(tmp_path: Path, nursery: trio.Nursery) -> None:
     bench = Bench(tmp_path, "pypi.test")
     await nursery.start(bench.interception.run)
