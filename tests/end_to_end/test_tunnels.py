@@ -29,6 +29,8 @@ from tests.harness import free_port, swallowing
 from tests.origin.http.loopback import Client, Running, running, settled
 from tests.registry_bench import Names
 
+pytestmark = pytest.mark.slow
+
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 DEPLOYMENT = "0123456789abcdef"
 
