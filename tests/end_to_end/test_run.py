@@ -16,14 +16,19 @@ from pathlib import Path
 import pytest
 
 from edge import run
+from edge.clients import Records, Surroundings, use
+from edge.clients.proxied import Given, proxied
+from edge.environment import Proxy
 from edge.settings import EdgeSettings
+from edge.trust import ensure_trust
 from origin import control
 from origin.control import CommandFailed
-from tests import proxy_stage
+from tests import node, proxy_stage
 from tests.fakes import Authority, FakeMaven, FakeNpm, FakePyPI
-from tests.harness import PIP, REFUSING, ROOT, Edge, Rule, Workspace, ask, clean_environment, wait_until
-from tests.jvm import MAVENS, JvmWorkspace, Maven
-from tests.node import NPM
+from tests.harness import PIP, REFUSING, ROOT, Edge, Rule, Through, Workspace, ask, clean_environment, wait_until
+from tests.jars import pom_xml
+from tests.jvm import GRADLE, MAVENS, PROBE, QUICK, SETTINGS, JvmWorkspace, Maven
+from tests.node import NPM, PNPM, YARN1, YARN4
 
 pytestmark = pytest.mark.slow
 
@@ -418,3 +423,55 @@ def test_a_rule_that_refuses_is_told_of_at_the_end(unstarted: Edge, pypi: FakePy
     done = PIP.install(workspace, pypi.index_url, ["apple-tree==1.5"])
     assert not done.succeeded
     assert "refused by a rule; edge why PURL says by which" in done.output
+
+
+# ---- real clients that edge use --proxy has configured -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def proxy(authority: Authority, scratch: Path, pypi: FakePyPI, npm: FakeNpm, maven: FakeMaven) -> Iterator[Edge]:
+    with proxy_stage.start_proxy(authority, scratch, pypi, npm, maven) as edge:
+        yield edge
+
+
+def configure(edge: Edge, name: str, home: Path) -> None:
+    """``edge use --proxy`` for the person who is at home there."""
+    given = Given(Proxy("127.0.0.1", edge.port), ensure_trust(edge.data))
+    here = Surroundings(clean_environment(home), home)
+    use(proxied(name, given), given.proxy.url, here, Records(home / "records"))
+
+
+def test_pip_goes_by_its_file(proxy: Edge, pypi: FakePyPI, workspace: Workspace) -> None:
+    configure(proxy, "pip", workspace.home)
+    workspace.through = Through(variables={"PIP_CONFIG_FILE": str(workspace.home / ".config" / "pip" / "pip.conf")})
+    done = PIP.install(workspace, pypi.index_url, ["orchard"])
+    assert done.installed == proxy_stage.PYTHON_TREE, done.output
+
+
+@pytest.mark.parametrize("client", [NPM, PNPM, YARN1, YARN4], ids=lambda client: client.name)
+def test_npms_clients_go_by_their_files(proxy: Edge, npm: FakeNpm, tmp_path: Path, client: node.Client) -> None:
+    project = client.project(tmp_path / "npm", npm.registry_url)
+    configure(proxy, "yarn" if client in (YARN1, YARN4) else "npm", project.home)
+    done = project.install({"orchard": "^2.0.0"})
+    assert done.installed == proxy_stage.NODE_TREE, done.output
+
+
+@pytest.mark.parametrize("client", MAVENS, ids=lambda client: client.name)
+def test_mavens_go_by_their_files(proxy: Edge, maven: FakeMaven, tmp_path: Path, client: Maven) -> None:
+    workspace = JvmWorkspace(tmp_path / "jvm")
+    settings = workspace.home / ".m2" / "settings.xml"
+    settings.parent.mkdir()
+    settings.write_text(SETTINGS.format(url=maven.url, mirror_of="*"))
+    configure(proxy, "maven", workspace.home)
+    (workspace.project / "pom.xml").write_text(pom_xml("org.example.project:app:1", requires=["org.example.orchard:app:1.0"]))
+    command: list[str | Path] = [client.home / "bin" / "mvn", "-B", f"-Dmaven.repo.local={workspace.cache}", f"{PROBE}:resolve"]
+    status, output, _ = workspace.run(command, {"MAVEN_OPTS": f"{QUICK} -Duser.home={workspace.home}"}, 120)
+    assert (status, output.count("RESOLVED")) == (0, len(proxy_stage.JAVA_TREE)), output
+
+
+def test_gradle_goes_by_its_file(proxy: Edge, maven: FakeMaven, tmp_path: Path) -> None:
+    workspace = JvmWorkspace(tmp_path / "jvm")
+    configure(proxy, "gradle", workspace.home)
+    (workspace.home / ".gradle" / "gradle.properties").rename(workspace.cache / "gradle.properties")
+    done = GRADLE.resolve(workspace, maven.url, ["org.example.orchard:app:1.0"])
+    assert done.resolved == proxy_stage.JAVA_TREE, done.told
