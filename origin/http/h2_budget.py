@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from h2.errors import ErrorCodes
 
@@ -92,6 +93,15 @@ class Budget:
         self.reset(stream, now)
 
 
+@dataclass(slots=True)
+class _Opened:
+    """Streams up to ``highest`` were opened by ``ended``. One for all of a twentieth of a second, so that there are few."""
+
+    began: float
+    ended: float
+    highest: int
+
+
 class Gate:
     """Follows a client's bytes from frame to frame. It keeps at most the beginning of a frame's nine bytes.
 
@@ -115,7 +125,7 @@ class Gate:
         self._block_bytes = 0
         self._highest = 0
         self._soon = 0  # streams up to this one were opened longer ago than ``h2_reset_soon_s``
-        self._marks: deque[tuple[float, int]] = deque()
+        self._opened: deque[_Opened] = deque()
 
     def feed(self, data: bytes, now: float) -> bytes:
         """Count the frames in ``data``; what is returned is for the library. Raises ``Excess``."""
@@ -178,10 +188,12 @@ class Gate:
 
     def _on_headers(self, flags: int, stream: int, size: int, now: float) -> None:
         if stream > self._highest:
-            if not self._marks or now - self._marks[-1][0] >= _MARK_S:
-                self._marks.append((now, self._highest))
-                self._pass_marks(now)
             self._highest = stream
+            if self._opened and now - self._opened[-1].began < _MARK_S:
+                self._opened[-1].ended, self._opened[-1].highest = now, stream
+            else:
+                self._forget_opened(now)
+                self._opened.append(_Opened(now, now, stream))
             self._budget.request()
         else:
             self._budget.noise()  # trailers, or what the library refuses
@@ -199,16 +211,15 @@ class Gate:
             self._block = 0
 
     def _on_reset(self, stream: int, now: float) -> None:
-        self._pass_marks(now)
+        self._forget_opened(now)
         if self._soon < stream <= self._highest:
             self._budget.reset(stream, now)
         else:
             self._budget.noise()
 
-    def _pass_marks(self, now: float) -> None:
-        while self._marks and now - self._marks[0][0] > self._limits.h2_reset_soon_s:
-            # A mark tells what had been opened before its time.
-            self._soon = self._marks.popleft()[1]
+    def _forget_opened(self, now: float) -> None:
+        while self._opened and now - self._opened[0].ended > self._limits.h2_reset_soon_s:
+            self._soon = self._opened.popleft().highest
 
 
 def frames_in(data: bytes) -> Iterator[tuple[int, int]]:
