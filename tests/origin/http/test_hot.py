@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from origin.http import Request, Response
-from origin.http.hot import JOINED_BYTES, LIMIT_BLOCKS, LIMIT_PAIRS, HotPages, Rendered
+from origin.http.hot import JOINED_BYTES, LIMIT_BLOCKS, LIMIT_GROUPS, LIMIT_PAIRS, HotPages, Rendered
 from origin.http.listen import Limits
 from origin.metrics import Tally
 from origin.model import Validity
@@ -501,3 +501,18 @@ async def test_ever_new_header_blocks_are_answered_and_bounded() -> None:
                 for _ in range(20):
                     assert (await client.answer()).status == 200
         assert len(server.seen) == 1
+
+
+async def test_sites_that_nothing_is_kept_for_are_forgotten_when_they_are_many() -> None:
+    pages = Pages()
+    request = Request("GET", "/a", (), base="https://pypi.test", face="proxy")
+    await pages(request)
+    epoch = pages.hot.epoch
+    for port in range(1, LIMIT_GROUPS):
+        pages.hot.pages("proxy", f"https://pypi.test:{port}", "")
+    assert pages.hot.epoch is epoch
+    # A connection may remember the dictionary of a site that is forgotten here, and must ask for it anew.
+    pages.hot.pages("proxy", "https://pypi.test:65535", "")
+    assert len(pages.hot._groups) == 2
+    assert pages.hot.epoch is not epoch
+    assert pages.hot.ready(request, 0) is not None
