@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,11 @@ import pytest
 
 from tests import proxy_stage
 from tests.fakes import Authority, Fake, FakeMaven, FakeNpm, FakePyPI
-from tests.harness import CLIENTS, PIP, TOOLS, UV, Client, Edge, Reply, Rule, Workspace, wait_until
+from tests.harness import CLIENTS, PDM, PIP, POETRY, TOOLS, UV, Client, Edge, Reply, Rule, Through, Workspace, wait_until
 from tests.jars import Jars, pom_xml
 from tests.jvm import GRADLE, JVM_CLIENTS, MAVEN_39, MAVENS, PROBE, JvmClient, JvmWorkspace, Maven
-from tests.node import NPM, Project
-from tests.proxy_stage import JAVA_TREE, PYTHON_TREE, start_proxy, straight_to, through
+from tests.node import BUN, NPM, Project
+from tests.proxy_stage import JAVA_TREE, NODE_TREE, PYTHON_TREE, start_proxy, straight_to, through
 from tests.tarballs import Tarballs
 from tests.wheels import Shelf
 
@@ -59,11 +60,16 @@ def files_of(edge: Edge) -> float:
     return edge.metric("leeward_upstream_requests_total", kind="file")
 
 
+def asked_by(fake: Fake) -> set[str]:
+    """Who asked the registry, by its name for itself, without the version."""
+    return {(seen.header("user-agent") or "").partition("/")[0] for seen in fake.seen()}
+
+
 def thrice(edge: Edge, fake: Fake, install: Callable[[], object]) -> None:
     """``install`` (which checks for itself, and starts from empty caches) once, once without a file, once without the registry."""
     fake.forget()
     install()
-    assert {(seen.header("user-agent") or "").partition("/")[0] for seen in fake.seen()} <= {"leeward"}
+    assert asked_by(fake) <= {"leeward"}
     before = files_of(edge)
     install()
     assert files_of(edge) == before
@@ -126,6 +132,34 @@ def test_a_pylock_that_names_files_by_their_urls_installs_as_it_is(
         assert (led.project / "pylock.toml").read_bytes() == lock
 
     thrice(proxy, pypi, install)
+
+
+@pytest.mark.parametrize("client", [UV, POETRY, PDM], ids=lambda client: client.name)
+def test_the_lines_that_use_prints_are_enough_for_a_client_without_settings(
+    proxy: Edge, pypi: FakePyPI, workspace: Workspace, client: Client
+) -> None:
+    workspace.through = Through(variables=printed(proxy, client.name))
+    pypi.forget()
+    result = client.install(workspace, pypi.index_url, ["orchard"])
+    assert result.installed == PYTHON_TREE, result.output
+    assert asked_by(pypi) <= {"leeward"}
+
+
+def test_the_lines_that_use_prints_are_enough_for_bun(proxy: Edge, npm: FakeNpm, tmp_path: Path) -> None:
+    project = BUN.project(tmp_path, npm.registry_url, through=Through(variables=printed(proxy, "bun")))
+    npm.forget()
+    result = project.install({"orchard": "^2.0.0"})
+    assert result.installed == NODE_TREE, result.output
+    assert asked_by(npm) <= {"leeward"}
+
+
+def printed(edge: Edge, client: str) -> dict[str, str]:
+    """The variables of the lines for a shell that ``edge use --proxy`` prints for a client that has no settings of its own."""
+    done = edge.command("use", "--proxy", "--url", edge.url, client)
+    assert done.returncode == 2
+    lines = [shlex.split(line) for line in done.stdout.splitlines()]
+    assert {words[0] for words in lines} == {"export"}
+    return dict(word.split("=", 1) for _, word in lines)
 
 
 # ---- JVM -------------------------------------------------------------------------------------------------------------
