@@ -4,8 +4,8 @@ Read ``listen.py`` (opens, serves and drains listeners), ``door.py`` (the one ta
 (kept answers, and how a request is recognised as one), ``conversation.py`` (a request that has a task of its own), in this order. Beneath
 them lie ``wire.py`` and ``tls.py`` (sockets), ``sending.py`` (bodies on their way out), ``limits.py``, and what is pure: ``h1.py`` (the
 grammar), ``hosts.py`` (bases and proxies), ``ranges.py`` (conditions and ranges), ``coding.py`` (content codings), ``problems.py`` (errors
-to responses). ``h2.py`` is HTTP/2, with ``h2_stream.py`` and ``h2_output.py`` (how answers go out), ``h2_head.py`` and ``h2_budget.py`` (what
-a client may say, and how often); what both protocols do to an answer stands in ``answers.py``.
+to responses). ``h2.py`` is HTTP/2, with ``h2_stream.py`` and ``h2_output.py`` (how answers go out), ``h2_head.py`` and ``h2_budget.py``
+(what a client may say, and how often); what both protocols do to an answer stands in ``answers.py``.
 
 A handler never sees a socket: it is given a ``Request`` and returns a ``Response``. The server adds ``Date``, ``Connection`` and
 ``Content-Length``, leaves bodies out of HEAD, ``304`` and ``204``, and applies ``If-None-Match``, ``If-Modified-Since`` (when there is

@@ -64,6 +64,7 @@ async def serving_h2(
     hosts: Standings | None = None,
     clock: Callable[[], float] = lambda: NOW,
     send_buffer_bytes: int = 0,
+    user: str = "",
 ) -> AsyncIterator[Served]:
     draining = trio.Event()
     listener = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -97,8 +98,10 @@ async def serving_h2(
         if send_buffer_bytes:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         wire = PlainWire(sock)
+        peer = Peer(wire, "127.0.0.1", False, hosts or listed)
+        peer.user = user
         try:
-            await serve_h2(house, Peer(wire, "127.0.0.1", False, hosts or listed), served.hot)
+            await serve_h2(house, peer, served.hot)
             served.ends.append(None)
         except Stalled as error:
             wire.abort()

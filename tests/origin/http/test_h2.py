@@ -210,11 +210,11 @@ async def test_what_the_second_protocol_kept_the_first_finds(big: Path) -> None:
 
 
 async def test_another_site_is_misdirected(big: Path) -> None:
-    async with serving_h2(everything(big), hosts=Site("https://pypi.test")) as served, served.client() as client:
+    async with serving_h2(everything(big), hosts=Site("https://pypi.test"), user="ann") as served, served.client() as client:
         assert (await client.get("/page", authority="npm.test")).status == 421
         assert (await client.get("/page", authority="pypi.test")).status == 200
         assert served.seen[0].base == "https://pypi.test"
-        assert served.seen[0].face == "proxy"
+        assert (served.seen[0].face, served.seen[0].user) == ("proxy", "ann")
 
 
 async def test_an_authority_that_host_contradicts_is_refused() -> None:
