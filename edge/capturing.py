@@ -316,7 +316,10 @@ def _can_listen(host: str, port: int) -> bool:
 
 
 async def _ask(wanted: Wanted, *, learnt: bool = False) -> Edge:
-    """Ask the running edge; ``learnt`` waits until it has had a try at learning its files' hosts. Raises as ``control.call`` does, and ``Unusable`` if it stands in for nobody."""
+    """Ask the running edge; ``learnt`` waits until it has had a try at learning its files' hosts.
+
+    Raises as ``control.call`` does, and ``Unusable`` if it stands in for nobody.
+    """
     if wanted.asked is None:
         return Edge(wanted.hosts)
     pid, uid = await control.peer(wanted.asked)

@@ -121,7 +121,7 @@ class Here:
         program = directory.with_name(f"{directory.name}-bin") / name
         program.parent.mkdir(exist_ok=True)
         shutil.copy(TOOLS / "bin" / "pip", program)
-        words = [
+        words: list[str | Path] = [
             "install",
             "--target",
             directory,

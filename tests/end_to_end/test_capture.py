@@ -94,10 +94,12 @@ class Stage:
 
 @contextlib.contextmanager
 def stage(authority: Authority, shelf: Shelf, scratch: Path) -> Iterator[Stage]:
-    with FakePyPI.start(authority) as fake, proxy_stage.start_proxy(authority, scratch, fake) as edge:
+    with FakePyPI.start(authority) as fake:
+        # First, so that the edge learns the files' host when it starts.
         fake.publish(shelf.wheel("pip", "1.0"), shelf.wheel("orchard", "2.0", requires=["soil"]), shelf.wheel("soil", "3.1"))
-        wait_until(lambda: edge.ask("/-/ca.pem").status == 200, 20)
-        yield Stage(fake, edge, edge.root_certificate())
+        with proxy_stage.start_proxy(authority, scratch, fake) as edge:
+            wait_until(lambda: edge.ask("/-/ca.pem").status == 200, 20)
+            yield Stage(fake, edge, edge.root_certificate())
 
 
 def assert_installed(directory: Path) -> None:
