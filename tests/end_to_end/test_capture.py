@@ -46,8 +46,8 @@ authority = proxy_stage.authority
 
 NAMES = {"pypi.test": NOWHERE, "files.pypi.test": NOWHERE, "elsewhere.test": GATEWAY}
 
-PROGRAM = "leeward-client"
-"""What the captured process is called in local mode, which sees every process of the machine: no other is called so."""
+PROGRAM = f"leeward-{os.getpid()}"
+"""What the captured process is called in local mode, which sees every process of the machine: none of another test run is called so."""
 
 ASK = """\
 import hashlib, socket, ssl, sys
