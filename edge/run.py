@@ -83,6 +83,9 @@ def run(
 
     settings = loaded.settings
     theirs = environment.user_proxy(environ)
+    if theirs and not theirs.startswith(("http://", "https://")):
+        tell(f"a {theirs.partition(':')[0]} proxy cannot be used by the edge: registries are asked without yours")
+        theirs = ""
     with using(settings, options, environ, theirs) as running:
         from .trust import ensure_trust
 

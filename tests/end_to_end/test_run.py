@@ -338,6 +338,7 @@ def test_the_persons_proxy_becomes_that_of_the_edge_that_is_started(edge: Edge) 
     assert errors == "edge run: the edge that runs has no [upstream] proxy, so yours is not used for this command\n"
     assert ran(edge, "true", HTTPS_PROXY=edge.url)[2] == "", "its own is nothing to tell of"
     assert ran(edge, "true", words=["--quiet"], HTTPS_PROXY="http://corp.test:3128")[2] == ""
+    assert "a socks5 proxy cannot be" in ran(edge, "true", ALL_PROXY="socks5://corp.test:1080")[2]
 
 
 def test_what_was_not_let_through_is_told_at_the_end(edge: Edge) -> None:
