@@ -35,7 +35,8 @@ class Request:
     trusted proxies. ``body`` is whole, within the limit.
 
     ``face`` is ``"proxy"`` for a request inside an intercepted tunnel: then ``base`` is the site the client believes it speaks to
-    (``https://pypi.test``), and ``user`` whoever asked for the tunnel. One in absolute form came to the mirror face, and is the handler's to tell apart.
+    (``https://pypi.test``), and ``user`` whoever asked for the tunnel. One in absolute form came to the mirror face, and is the handler's
+    to tell apart.
     """
 
     method: str
