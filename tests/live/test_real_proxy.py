@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -272,6 +273,24 @@ def test_a_clone_installs_then_without_a_file_fetched_then_without_the_registrie
         live_edge.restart()
     assert (clone.lock, dead) == (lock, files)
     print(f"{tool.name}: {first:.1f} s, then {second:.1f} s, without the registries {third:.1f} s")
+    shutil.rmtree(clone.project.parent)
+
+
+@pytest.mark.parametrize(
+    "tool", [tool for tool in TOOLS_AND_PROJECTS if tool.name in {"uv", "npm", "yarn4"}], ids=lambda tool: tool.name
+)
+def test_trying_it_needs_no_settings_and_no_edge_that_runs(scratch: Path, tool: Tool) -> None:
+    clone = Clone(tool, Path(tempfile.mkdtemp(dir=scratch)))
+    lock = clone.lock
+    data = Path(tempfile.mkdtemp(dir=scratch))
+    words = (sys.executable, "-m", "edge", "run", "--data", str(data), "--")
+    _, first = clone.install(Through(words))
+    blobs = {path for path in (data / "blobs" / "sha256").rglob("*") if path.is_file()}
+    assert len(blobs) >= len(tool.present)
+    _, second = clone.install(Through(words))
+    assert (clone.lock, second) == (lock, first)
+    assert {path for path in (data / "blobs" / "sha256").rglob("*") if path.is_file()} == blobs
+    assert not (data / "edge.sock").exists()
     shutil.rmtree(clone.project.parent)
 
 
