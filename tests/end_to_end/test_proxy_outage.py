@@ -9,7 +9,7 @@ import pytest
 
 from tests import proxy_stage
 from tests.fakes import Authority, FakeMaven, FakeNpm, FakePyPI
-from tests.harness import PIP, UV, Edge, Workspace
+from tests.harness import PIP, UV, Edge, Workspace, wait_until
 from tests.jvm import MAVEN_39, JvmWorkspace
 from tests.node import NPM, YARN4, Client
 from tests.proxy_stage import JAVA_TREE, NODE_TREE, PYTHON_TREE, start_proxy, straight_to, through
@@ -104,10 +104,12 @@ def test_an_edge_that_never_saw_a_registry_lets_nothing_past_it(
     """Its file hosts cannot be learnt, so clients that ask the registry's own host are told of the outage."""
     with outage(pypi, "refusing"), start_proxy(authority, scratch, pypi, npm) as edge:
         workspace.through = edge.running
-        result = PIP.install(workspace, pypi.index_url, ["orchard"], options=["--retries=0"])
+        result = UV.install(workspace, pypi.index_url, ["orchard"])
         assert not result.succeeded
         assert "503" in result.output
         assert edge.metric("leeward_tunnels_total") == 0
+        with pytest.raises(OSError, match="403"):
+            through(edge, f"{pypi.files_root}/packages/orchard-2.0-py3-none-any.whl")
 
 
 def test_a_registry_that_comes_back_is_asked_again(
@@ -119,12 +121,24 @@ def test_a_registry_that_comes_back_is_asked_again(
     with straight_to(authority, scratch, pypi) as straight:
         workspace.through = straight.through
         assert UV.lock(workspace, pypi.index_url, [project]).succeeded
+    edge = proxy_stage.new_edge(authority, scratch, pypi, npm)
     with outage(pypi, "refusing"):
-        edge = proxy_stage.new_edge(authority, scratch, pypi, npm).start()
-    with edge:
+        edge.start()
+    try:
         workspace.through = edge.running
         pypi.forget()
-        result = PIP.install(workspace, pypi.index_url, [project], options=["--retries=3"])
+        wait_until(lambda: answered(edge, pypi.files_root + pypi.path_of(wheel)) == 200, 20)
+        result = PIP.install(workspace, pypi.index_url, [project])
         assert result.installed == {project: "1.0"}, result.output
         assert UV.sync(workspace, "--frozen").installed == {project: "1.0"}
         assert {(seen.header("user-agent") or "").partition("/")[0] for seen in pypi.seen()} == {"leeward"}
+    finally:
+        edge.stop()
+
+
+def answered(edge: Edge, url: str) -> int:
+    """The status that a client gets, 0 if it is not even let in."""
+    try:
+        return through(edge, url).status
+    except OSError:
+        return 0
