@@ -3,8 +3,9 @@
 A host is believed to be another name only if a lock file has files there in the registry's very own shape, named for the very package
 and version that it locks, and hashed: npm's ``/<name>/-/<basename>-<version>.tgz`` right beneath the root, or PyPI's
 ``/packages/<digest>/<file>``. So a code host's archives are none, and what comes by a wrong belief does not match the lock. Nor is it
-one if the project's or the user's settings name it: who wrote it there means that registry and no other, and its packages must never
-be looked for in the public one. For the same reason the index that a lock file tells of is none: only settings make a client ask it.
+one if settings name it, be they the project's, the user's, the machine's, in variables or in the command's own words: who wrote it there
+means that registry and no other, and its packages must never be looked for in the public one. For the same reason the index that a lock
+file tells of is none: only settings make a client ask it.
 
 Everything read here was written by others. What makes no sense is passed over, and nothing raises.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -63,6 +64,14 @@ HOME_SETTINGS = (
     *(".config/uv/uv.toml", ".config/pypoetry/config.toml", ".config/pdm/config.toml"),
 )
 
+SYSTEM_SETTINGS = (
+    *("/etc/npmrc", "/usr/etc/npmrc", "/usr/local/etc/npmrc", "/etc/pip.conf", "/etc/xdg/pip/pip.conf"),
+    *("/etc/uv/uv.toml", "/etc/xdg/uv/uv.toml"),
+)
+
+NAMED_SETTINGS = ("npm_config_userconfig", "npm_config_globalconfig", "pip_config_file", "uv_config_file")
+"""Variables, in either case, that name a settings file."""
+
 _ROOTS = (".git", ".hg", ".svn", ".jj")
 _PRIVATE = frozenset("local localhost localdomain internal intranet lan corp home private arpa".split())
 _URL = re.compile(r"https?://[^\s\"'<>\\,;)\]}]{1,2000}", re.IGNORECASE)
@@ -81,15 +90,25 @@ class Locked:
     hashed: bool
 
 
-def unknown_hosts(directory: Path, known: frozenset[str], *, home: Path | None = None) -> Mapping[str, tuple[str, ...]]:
+def unknown_hosts(
+    directory: Path,
+    known: frozenset[str],
+    *,
+    home: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    words: Sequence[str] = (),
+) -> Mapping[str, tuple[str, ...]]:
     """For each kind of registry, the hosts that lock files in ``directory``, or above it up to the project's root, have its files at.
 
-    Without those in ``known`` and those that settings name, the project's own and those in ``home`` (None to look at none). Reads files.
+    Without those in ``known`` and those that settings name: the project's own, those in ``home`` and of the machine (None to look at
+    none), and what ``environ`` or the ``words`` of a command hold anywhere. Reads files.
     """
     directories = list(_upwards(directory))
+    environ = environ or {}
     configured = frozenset(host for folder in directories for name in SETTINGS for host in _hosts_in(folder / name))
     if home is not None:
-        configured |= frozenset(host for name in HOME_SETTINGS for host in _hosts_in(home / name))
+        configured |= frozenset(host for path in _settings_of(home, environ) for host in _hosts_in(path))
+    said = "\n".join((*environ.values(), *words)).lower()
     found: dict[str, Counter[str]] = {}
     for folder in directories:
         for path, read in _lock_files(folder):
@@ -104,7 +123,10 @@ def unknown_hosts(directory: Path, known: frozenset[str], *, home: Path | None =
             except (ValueError, RecursionError):
                 continue
     passed_over = known | configured
-    hosts = {kind: tuple(host for host, _ in count.most_common() if host not in passed_over) for kind, count in found.items()}
+    hosts = {
+        kind: tuple(host for host, _ in count.most_common() if host not in passed_over and host not in said)
+        for kind, count in found.items()
+    }
     return {kind: told[:LIMIT_HOSTS] for kind, told in hosts.items() if told}
 
 
@@ -272,6 +294,18 @@ def _upwards(directory: Path) -> Iterator[Path]:
     except (OSError, RuntimeError):
         return
     yield from above[: root + 1]
+
+
+def _settings_of(home: Path, environ: Mapping[str, str]) -> Iterator[Path]:
+    """The settings files of a person and of the machine."""
+    yield from (home / name for name in HOME_SETTINGS)
+    yield from map(Path, SYSTEM_SETTINGS)
+    yield from (Path(value) for name, value in environ.items() if value and name.lower() in NAMED_SETTINGS)
+    if moved := environ.get("XDG_CONFIG_HOME"):
+        yield from (Path(moved, name.removeprefix(".config/")) for name in HOME_SETTINGS if name.startswith(".config/"))
+        yield Path(moved, ".bunfig.toml")
+    if active := environ.get("VIRTUAL_ENV"):
+        yield Path(active, "pip.conf")
 
 
 def _lock_files(folder: Path) -> Iterator[tuple[Path, Reader]]:

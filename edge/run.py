@@ -102,7 +102,7 @@ def run(
             and settings.upstream.proxy is None
         ):
             tell("the edge that runs has no [upstream] proxy, so yours is not used for this command")
-        _add_aliases(settings, running, Path.cwd(), Path(environ.get("HOME") or Path.home()), tell)
+        _add_aliases(settings, running, environ, command, tell)
         made = environment.environment(
             proxy,
             trust,
@@ -397,7 +397,9 @@ def written_for_npm(directory: Path, environ: Mapping[str, str]) -> dict[str, st
     return found
 
 
-def _add_aliases(settings: EdgeSettings, running: Running, directory: Path, home: Path, tell: Callable[[str], None]) -> None:
+def _add_aliases(
+    settings: EdgeSettings, running: Running, environ: Mapping[str, str], command: Sequence[str], tell: Callable[[str], None]
+) -> None:
     """Have the edge stand in for hosts that lock files at hand name for a registry and no table has."""
     import trio
 
@@ -405,7 +407,13 @@ def _add_aliases(settings: EdgeSettings, running: Running, directory: Path, home
 
     from . import lockfiles
 
-    unknown = lockfiles.unknown_hosts(directory, registry_hosts(settings) | running.hosts, home=home)
+    unknown = lockfiles.unknown_hosts(
+        Path.cwd(),
+        registry_hosts(settings) | running.hosts,
+        home=Path(environ.get("HOME") or Path.home()),
+        environ=environ,
+        words=command,
+    )
     for instance, host in ((_instance(settings, kind), host) for kind, hosts in unknown.items() for host in hosts):
         asked: dict[str, object] = {"instance": instance, "host": host}
         try:

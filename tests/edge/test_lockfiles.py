@@ -289,6 +289,48 @@ def test_a_registry_that_settings_name_is_no_other_name_of_the_public_one(tmp_pa
     assert unknown_hosts(project, frozenset({"alias.test"}), home=home) == {}
 
 
+@pytest.mark.parametrize(
+    ("environ", "words"),
+    [
+        ({"npm_config_registry": "https://Yarn.test/"}, []),
+        ({"YARN_NPM_REGISTRY_SERVER": "https://yarn.test"}, []),
+        ({"CORP_HOST": "yarn.test"}, []),
+        ({}, ["npm", "ci", "--registry", "https://yarn.test/"]),
+        ({}, ["sh", "-c", "npm ci --registry=https://yarn.test"]),
+    ],
+)
+def test_a_registry_that_variables_or_the_command_name_is_no_other_name_of_the_public_one(
+    tmp_path: Path, environ: dict[str, str], words: list[str]
+) -> None:
+    """Else a private registry's packages would be looked for in the public one, where anybody could publish them."""
+    (tmp_path / "yarn.lock").write_text(YARN_1)
+    known = frozenset({"alias.test"})
+    assert unknown_hosts(tmp_path, known, environ={"HOME": "/"}, words=["yarn"]) == {"npm": ("yarn.test",)}
+    assert unknown_hosts(tmp_path, known, environ=environ, words=words) == {}
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "told"),
+    [
+        ("NPM_CONFIG_USERCONFIG", "mine", "mine"),
+        ("npm_config_globalconfig", "all", "all"),
+        ("PIP_CONFIG_FILE", "pip", "pip"),
+        ("UV_CONFIG_FILE", "uv", "uv"),
+        ("XDG_CONFIG_HOME", "uv/uv.toml", ""),
+        ("VIRTUAL_ENV", "pip.conf", ""),
+    ],
+)
+def test_settings_that_variables_lead_to_are_read(tmp_path: Path, variable: str, name: str, told: str) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    path = elsewhere / name
+    path.parent.mkdir(parents=True)
+    path.write_text("registry = https://yarn.test/\n")
+    (tmp_path / "yarn.lock").write_text(YARN_1)
+    environ = {variable: str(elsewhere / told)}
+    assert unknown_hosts(tmp_path, frozenset({"alias.test"}), home=home) == {"npm": ("yarn.test",)}
+    assert unknown_hosts(tmp_path, frozenset({"alias.test"}), home=home, environ=environ) == {}
+
+
 @pytest.mark.parametrize("index", ["--index-url {}", "-i {}", "--extra-index-url={}", "--find-links {}/x"])
 def test_an_index_that_is_asked_for_is_itself(tmp_path: Path, index: str) -> None:
     (tmp_path / "requirements.txt").write_text(f"{index.format(FILES)}\nfoo-bar @ {FILES}/{HASHED}/foo_bar-1.0.tar.gz\n")
