@@ -19,7 +19,8 @@ from tests.proxy_stage import start_proxy, straight_to
 from tests.tarballs import Tarballs
 from tests.wheels import Shelf
 
-authority, pypi, npm, maven = proxy_stage.authority, proxy_stage.pypi, proxy_stage.npm, proxy_stage.maven
+authority, packed = proxy_stage.authority, proxy_stage.packed
+pypi, npm, maven = proxy_stage.pypi, proxy_stage.npm, proxy_stage.maven
 
 
 class Named(http.client.HTTPSConnection):
@@ -97,10 +98,18 @@ def test_silence_and_refusal_end_for_whoever_waits(authority: Authority, pypi: F
 
 
 def test_an_edge_finds_them_by_name_and_checks_their_certificates(
-    authority: Authority, pypi: FakePyPI, npm: FakeNpm, maven: FakeMaven, scratch: Path, shelf: Shelf, jars: Jars, project: str
+    authority: Authority,
+    pypi: FakePyPI,
+    npm: FakeNpm,
+    maven: FakeMaven,
+    scratch: Path,
+    shelf: Shelf,
+    packed: Tarballs,
+    jars: Jars,
+    project: str,
 ) -> None:
     wheel, component = shelf.wheel(project, "1.0"), jars.component("org.example.named:app:1.0")
-    tarball = Tarballs(scratch / "named").pack(project, "1.0.0")
+    tarball = packed.pack(project, "1.0.0")
     pypi.publish(wheel)
     npm.publish(tarball)
     maven.publish(component)
