@@ -31,6 +31,9 @@ NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 WEB_PORTS = frozenset({80, 443})
 """The ports below 1024 that others may send us to. The rest belong to mail, names, shells …"""
 
+GLOBAL = ipaddress.IPv6Network("2000::/3")
+"""All of IPv6 that leads anywhere: the rest is local, retired (``fec0::``, ``::127.0.0.1``) or not given out. Source: RFC 4291 §2.4."""
+
 STAGGER_S = 0.25
 """How much later than the one before the connection to a host's next address is tried. Source: RFC 8305 §5."""
 
@@ -51,7 +54,7 @@ def network_of(address: Address) -> Network:
         return "metadata"
     if address.is_loopback or address.is_unspecified:
         return "loopback"
-    if address.is_global and not address.is_multicast:
+    if address.is_global and not address.is_multicast and (address.version == 4 or address in GLOBAL):
         return "public"
     return "private"
 
@@ -84,6 +87,42 @@ async def resolve(host: str, port: int) -> list[str]:
     if not addresses:
         raise NameFailure("no address")
     return addresses
+
+
+class Lookups:
+    """Look-ups of names that clients choose, at most ``most`` at a time.
+
+    The system's resolver cannot be told to stop: a look-up that nobody waits for any more still has one of the few threads (40) that all
+    of the process shares. Here it counts until it has ended, so names that are never resolved delay no more than others like them.
+    """
+
+    def __init__(self, most: int = 16) -> None:
+        self._free = trio.Semaphore(most)
+
+    async def resolve(self, host: str, port: int) -> list[str]:
+        """As ``resolve``; may wait for its turn. Raises ``NameFailure``."""
+        ended = trio.Event()
+        found: list[str] = []
+        failure: NameFailure | None = None
+
+        async def look_up() -> None:
+            nonlocal found, failure
+            try:
+                found = await resolve(host, port)
+            except NameFailure as error:
+                failure = error
+            except Exception as error:  # noqa: BLE001 - nobody stands above this task, whom it could be told
+                failure = NameFailure(error)
+            finally:
+                self._free.release()
+                ended.set()
+
+        await self._free.acquire()
+        trio.lowlevel.spawn_system_task(look_up)
+        await ended.wait()
+        if failure is not None:
+            raise failure
+        return found
 
 
 def parsed(text: str) -> Address:
@@ -121,9 +160,15 @@ async def race[T](
         won.append(stream)
         scope.cancel()
 
-    async with trio.open_nursery() as nursery:
-        for number in range(len(addresses)):
-            nursery.start_soon(attempt, number, nursery.cancel_scope)
+    try:
+        async with trio.open_nursery() as nursery:
+            for number in range(len(addresses)):
+                nursery.start_soon(attempt, number, nursery.cancel_scope)
+    except BaseException:
+        # Whoever asked has left, perhaps in the moment in which the connection was made.
+        for stream in won:
+            await discard(stream)
+        raise
     if won:
         return won[0]
     raise lost[0]

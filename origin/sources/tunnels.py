@@ -21,7 +21,7 @@ import trio
 
 from ..errors import Unavailable
 from ..model import Headers
-from .addresses import METADATA, WEB_PORTS, Address, literal, network_of, parsed, race, resolve, unwrapped
+from .addresses import METADATA, WEB_PORTS, Address, Lookups, literal, network_of, parsed, race, unwrapped
 from .connect import trust
 from .failures import NameFailure
 
@@ -139,6 +139,7 @@ class Dialler:
         self._answer_s = answer_s
         self._is_own = is_own
         self._proxy = proxy
+        self._lookups = Lookups()
 
     async def tunnel(self, host: str, port: int, fields: Headers = ()) -> Dialled:
         """Connect to ``host``, which is a name or any spelling of an address, through the next proxy if there is one.
@@ -185,7 +186,7 @@ class Dialler:
     async def _found(self, host: str, port: int) -> list[str]:
         try:
             with trio.fail_after(self._connect_s):
-                return await resolve(host, port)
+                return await self._lookups.resolve(host, port)
         except trio.TooSlowError:
             raise Unavailable(f"the name {host} was not resolved in time", RETRY_S) from None
         except NameFailure as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -404,6 +406,36 @@ async def test_a_silent_host_costs_no_longer_than_the_connect_timeout() -> None:
             assert status(answer) == 503
             assert b"does not answer" in answer
             assert trio.current_time() - began < 2
+
+
+async def test_names_that_are_never_resolved_leave_threads_for_everybody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver cannot be told to stop: each look-up keeps its thread, though its client was told long ago."""
+    over = threading.Event()
+    known = socket.getaddrinfo
+
+    def look_up(host: bytes | str, port: int, family: int = 0, kind: int = 0, proto: int = 0, flags: int = 0) -> object:
+        if flags & socket.AI_NUMERICHOST:
+            return known(host, port, family, kind, proto, flags)
+        over.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+
+    async with proxy(connect_s=0.2) as p:
+        trio.socket.set_custom_hostname_resolver(None)
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        try:
+            async with trio.open_nursery() as nursery:
+                answers: list[bytes] = []
+
+                async def ask(number: int) -> None:
+                    answers.append(await p.asked(connect(f"{number}.test", 443)))
+
+                for number in range(60):
+                    nursery.start_soon(ask, number)
+            assert {status(answer) for answer in answers} == {503}
+            with trio.fail_after(5):
+                await trio.to_thread.run_sync(int)
+        finally:
+            over.set()
 
 
 async def test_the_next_address_is_tried_where_the_first_refuses() -> None:

@@ -17,7 +17,7 @@ from origin.errors import Corrupt, Unavailable
 from origin.metrics import Metrics
 from origin.model import Entry
 from origin.sources import Received
-from origin.sources.addresses import literal, network_of
+from origin.sources.addresses import literal, network_of, race
 from origin.sources.connect import CheckedBackend, trust
 from origin.sources.registry import _own_places
 from tests.answering import Reply, answering
@@ -60,6 +60,9 @@ async def at() -> AsyncIterator[Bench]:
         ("fd00:ec2::254", "metadata"),
         ("168.63.129.16", "metadata"),
         ("fe80::1", "metadata"),
+        ("fec0::1", "private"),
+        ("::7f00:1", "private"),
+        ("::ffff:0:7f00:1", "private"),
     ],
 )
 def test_addresses_are_told_apart(text: str, network: str) -> None:
@@ -225,6 +228,24 @@ async def test_another_address_of_the_host_is_tried() -> None:
         answer = await source.page(PAGE, None)
         assert isinstance(answer, Received)
         await source.aclose()
+
+
+async def test_a_connection_that_nobody_waits_for_any_more_is_closed() -> None:
+    """The one who asked leaves in the very moment in which it is made."""
+    closed: list[str] = []
+    with trio.CancelScope() as leaving:
+
+        async def connect(address: str) -> str:
+            await trio.lowlevel.checkpoint()
+            leaving.cancel()
+            return address
+
+        async def discard(made: str) -> None:
+            closed.append(made)
+
+        await race(["192.0.2.1", "192.0.2.2"], connect, discard, (OSError,))
+    assert leaving.cancelled_caught
+    assert closed == ["192.0.2.1"]
 
 
 async def test_a_name_that_does_not_exist_is_unavailable() -> None:
