@@ -28,6 +28,7 @@ PROXYING = ("HTTPS_PROXY", "HTTP_PROXY")
 """In both cases: curl reads ``http_proxy`` in lower case only, others prefer either."""
 
 _NPM_PROXIES = ("https-proxy", "proxy", "http-proxy")
+_NPM_DIRECT = ("noproxy", "no-proxy")
 _NPM_CA = "cafile"
 
 _JVM_FILES = "MAVEN_OPTS", "GRADLE_OPTS", "JAVA_OPTS", "SBT_OPTS", "JDK_JAVA_OPTIONS"
@@ -65,6 +66,7 @@ def environment(
     hosts: Collection[str],
     join: Callable[[Sequence[Path]], Path],
     written: Mapping[str, str] | None = None,
+    pip: Mapping[str, str] | None = None,
     plain: bool = False,
     public_npm: str = "",
 ) -> Environment:
@@ -72,8 +74,9 @@ def environment(
 
     ``hosts`` are the registries' host names, which must not be asked directly. ``join`` gives a file with the certificates of several.
     ``written`` are the settings that the npm clients' files name, by the name npm has for them (and two of Yarn 4's): they would win
-    over variables for all. ``plain`` says that a registry is reached without TLS. ``public_npm`` is the root of the public npm registry,
-    where that is one of ours: Yarn 4 calls it by another name, which stands in none of its files, unless it is told.
+    over variables for all; ``pip`` are ``proxy`` and ``cert`` of pip's files. ``plain`` says that a registry is reached without TLS.
+    ``public_npm`` is the root of the public npm registry, where that is one of ours: Yarn 4 calls it by another name, which stands in
+    none of its files, unless it is told.
     """
     notes: list[str] = []
     kept, dropped = no_proxy(environ, hosts)
@@ -87,10 +90,12 @@ def environment(
     variables |= {"NODE_USE_ENV_PROXY": "1", "YARN_HTTPS_PROXY": proxy.url}
     if plain:
         variables["YARN_HTTP_PROXY"] = proxy.url
-    if environ.get("PIP_PROXY"):
+    if environ.get("PIP_PROXY") or (pip or {}).get("proxy"):
         variables["PIP_PROXY"] = proxy.url
-    variables |= _certificates(trust, environ, join, notes)
+    named = {"PIP_CERT": pip["cert"]} if pip and pip.get("cert") else {}
+    variables |= _certificates(trust, {**named, **environ}, join, notes)
     variables |= _npm(proxy, trust, environ, written or {}, join, notes)
+    variables |= _npm_direct(environ, written or {}, hosts, notes)
     if public_npm and not environ.get("YARN_NPM_REGISTRY_SERVER") and "npmRegistryServer" not in (written or {}):
         # Its lock file has no addresses, and so stays as it is.
         variables["YARN_NPM_REGISTRY_SERVER"] = public_npm.rstrip("/")
@@ -184,6 +189,23 @@ def _npm(
     name = "YARN_HTTPS_CA_FILE_PATH"
     if theirs := environ.get(name) or written.get("httpsCaFilePath", ""):
         variables[name] = str(_with_theirs(name, trust.bundle, theirs, join, notes))
+    return variables
+
+
+def _npm_direct(
+    environ: Mapping[str, str], written: Mapping[str, str], hosts: Collection[str], notes: list[str]
+) -> dict[str, str]:
+    """npm's own ``noproxy``, which wins over ``NO_PROXY``, without what would lead past the edge."""
+    spelled = {name.lower().removeprefix("npm_config_").replace("_", "-"): name for name in environ if _is_npm(name)}
+    variables: dict[str, str] = {}
+    for key in _NPM_DIRECT:
+        name = spelled.get(key, _npm_variable(key))
+        kept, dropped = no_proxy({"NO_PROXY": environ.get(name) or written.get(key, "")}, hosts)
+        if dropped:
+            variables[name] = ",".join(kept)
+            notes.append(
+                f"npm's setting {key} names {', '.join(dropped)}, which would lead past the edge: left out for this command"
+            )
     return variables
 
 

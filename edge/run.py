@@ -45,6 +45,9 @@ LOG_LIMIT_BYTES = 1 << 20
 OURS_FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses that are not the command's own; as those of env(1)."""
 
+PIP_OF_MACHINE = (Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"))
+"""What pip reads for all users."""
+
 _FORWARDED = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2})
 _TOLD_BY_KERNEL = 0x80  # siginfo's SI_KERNEL (sigaction(2)): a terminal tells the command itself
 
@@ -76,6 +79,8 @@ def run(
     """
     if not loaded.settings.proxy.enabled:
         raise Unusable("The proxy face is off: [proxy] enabled is false.")
+    # Whoever started us may have it ignored: then nobody would hear of a child's end.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if status := _unstartable(command[0], environ):
         tell(f"{command[0]}: {'no such command' if status == NOT_FOUND else 'it cannot be executed'}")
         return status
@@ -110,10 +115,11 @@ def run(
             hosts=registry_hosts(settings) | running.hosts,
             join=lambda files: joined(settings.data / "run", files),
             written=written_for_npm(Path.cwd(), environ),
+            pip=written_for_pip(environ),
             plain=any(registry.upstream.startswith("http:") for registry in settings.registries.values()),
             public_npm=public_npm(settings),
         )
-        for note in (*made.notes, *_maven_notes(command[0], environ, proxy)):
+        for note in (*made.notes, *_maven_notes(command[0], environ, proxy), *_gradle_notes(command[0], environ, proxy)):
             tell(note)
         before = _Seen.of(running)
         status = attend(command, {**environ, **made.variables})
@@ -193,6 +199,10 @@ def _asked(settings: EdgeSettings) -> Running | None:
     proxy = status.get("proxy") if isinstance(status, dict) else None
     if proxy == "off":
         raise control.CommandFailed(f"the edge on {settings.data} runs without its proxy face: [proxy] enabled is false")
+    if at.startswith("https:"):
+        raise control.CommandFailed(
+            f"the edge on {settings.data} takes TLS only, which commands do not speak to a proxy: [tls] only"
+        )
     hosts = proxy.get("hosts") if isinstance(proxy, dict) else None
     return Running(at, frozenset(map(str, hosts)) if isinstance(hosts, list) else frozenset())
 
@@ -376,7 +386,7 @@ def written_for_npm(directory: Path, environ: Mapping[str, str]) -> dict[str, st
     named = environ.get("npm_config_userconfig") or environ.get("NPM_CONFIG_USERCONFIG")
     above = [directory, *directory.parents]
     project = next((each for each in above if (each / "package.json").is_file()), directory)
-    of_npm = (NPMRC(), ("proxy", "https-proxy", "http-proxy", "cafile", "ca"))
+    of_npm = (NPMRC(), ("proxy", "https-proxy", "http-proxy", "noproxy", "cafile", "ca"))
     of_yarn = (YAMLLines(), ("httpsCaFilePath", "npmRegistryServer"))
     files: list[tuple[Path, tuple[Format, tuple[str, ...]]]] = [
         (Path(named) if named else home / ".npmrc", of_npm),
@@ -394,6 +404,25 @@ def written_for_npm(directory: Path, environ: Mapping[str, str]) -> dict[str, st
             if isinstance(value, str) and value not in ("", "null", "false", "~"):
                 told = re.sub(r"\$\{(\w+)[^}]*\}", lambda name: environ.get(name[1], ""), unquoted(value))
                 found[key] = str(path.parent / told) if key in ("cafile", "httpsCaFilePath") and told else told
+    return found
+
+
+def written_for_pip(environ: Mapping[str, str], machine: Sequence[Path] = PIP_OF_MACHINE) -> dict[str, str]:
+    """What pip's files say of its proxy and certificates, whatever command it is for: its variables win over them all."""
+    from .configfiles import INI
+
+    home, named, active = Path(environ.get("HOME") or Path.home()), environ.get("PIP_CONFIG_FILE"), environ.get("VIRTUAL_ENV")
+    moved = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
+    files = [*machine, home / ".pip" / "pip.conf", moved / "pip" / "pip.conf"]
+    files += [Path(active, "pip.conf")] if active else []
+    found: dict[str, str] = {}
+    for path in [] if named == os.devnull else [*files, *([Path(named)] if named else [])]:
+        try:
+            sections = INI().read(path.read_text("utf-8", "replace"))
+        except (OSError, ValueError):
+            continue
+        for options in sections.values():
+            found |= {key: options[key] for key in ("proxy", "cert") if options.get(key)}
     return found
 
 
@@ -447,6 +476,31 @@ def _maven_notes(program: str, environ: Mapping[str, str], proxy: object) -> lis
             notes.append(f"{settings} names a proxy, which Maven takes before this one")
     if proxy.username:
         notes.append("Maven takes a proxy's password from its settings only: edge use --proxy maven writes it there")
+    return notes
+
+
+def _gradle_notes(program: str, environ: Mapping[str, str], proxy: object) -> list[str]:
+    """What Gradle's own files say louder than a JVM's properties."""
+    from .configfiles import Properties
+    from .environment import Proxy
+
+    assert isinstance(proxy, Proxy)
+    if Path(program).name not in {"gradle", "gradlew"}:
+        return []
+    home = environ.get("GRADLE_USER_HOME")
+    user = Path(home) if home else Path(environ.get("HOME") or Path.home()) / ".gradle"
+    notes = []
+    for path in (user / "gradle.properties", Path.cwd() / "gradle.properties"):
+        try:
+            values = Properties().read(path.read_text("latin-1"))
+        except (OSError, ValueError):
+            continue
+        ours = (proxy.host, str(proxy.port))
+        theirs = tuple(values.get(f"systemProp.https.proxy{what}", "") for what in ("Host", "Port"))
+        if any(theirs) and theirs != ours:
+            notes.append(f"{path} names a proxy, which Gradle takes before this one")
+        elif "systemProp.javax.net.ssl.trustStore" in values and theirs != ours:
+            notes.append(f"{path} names a truststore, which Gradle takes before this edge's")
     return notes
 
 

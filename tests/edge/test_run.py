@@ -139,6 +139,13 @@ def test_settings_of_npm_that_would_win_are_said_louder() -> None:
     assert "npm's setting ca" in notes({}, written={"ca": "-----BEGIN"})
 
 
+def test_registries_that_npms_own_noproxy_names_are_not_asked_past_the_edge() -> None:
+    assert not [name for name in made({"npm_config_noproxy": "corp.test"}, written={"noproxy": "corp.test"}) if "no" in name[11:]]
+    assert made({}, written={"noproxy": "corp.test,npm.test"})["npm_config_noproxy"] == "corp.test,localhost,127.0.0.1,::1"
+    assert made({"NPM_CONFIG_NO_PROXY": ".test"})["NPM_CONFIG_NO_PROXY"] == "localhost,127.0.0.1,::1"
+    assert "noproxy names npm.test" in notes({}, written={"noproxy": "npm.test"})
+
+
 def test_yarn_is_told_of_certificates_only_where_it_was_before() -> None:
     """Yarn 2 gives up on a variable that it does not know."""
     name = "YARN_HTTPS_CA_FILE_PATH"
@@ -168,6 +175,49 @@ def test_yarn_4_is_told_what_the_public_registry_is_called_unless_somebody_said_
 def test_pip_is_told_once_more_where_it_has_a_variable_of_its_own() -> None:
     assert "PIP_PROXY" not in made({})
     assert made({"PIP_PROXY": "http://old.test:1"})["PIP_PROXY"] == URL
+
+
+def test_pips_file_does_not_lead_past_the_edge_and_its_certificates_stay_trusted() -> None:
+    variables = made({}, pip={"proxy": "http://old.test:1", "cert": "/corp.pem"})
+    assert variables["PIP_PROXY"] == URL
+    assert variables["PIP_CERT"] == "/ca/bundle.pem+/corp.pem"
+    assert variables["SSL_CERT_FILE"] == "/ca/bundle.pem"
+    assert made({"PIP_CERT": "/mine.pem"}, pip={"cert": "/corp.pem"})["PIP_CERT"] == "/ca/bundle.pem+/mine.pem", "as pip has it"
+
+
+def test_what_pips_files_say_is_read(tmp_path: Path) -> None:
+    environ = {"HOME": str(tmp_path), "VIRTUAL_ENV": str(tmp_path / "venv"), "PIP_CONFIG_FILE": str(tmp_path / "named")}
+    machine = [tmp_path / "etc" / "pip.conf"]
+    assert run.written_for_pip(environ, machine) == {}
+    for name, text in {
+        "etc/pip.conf": "[global]\ncert = /m.pem\nproxy = http://m.test:1\n",
+        ".pip/pip.conf": "[install]\nproxy = http://a.test:1\ncert = /a.pem\n",
+        ".config/pip/pip.conf": "[global]\nproxy = http://b.test:1\nindex-url = https://b.test\n",
+        "venv/pip.conf": "[download]\ncert = /c.pem\n",
+        "named": "what is this",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert run.written_for_pip(environ, machine) == {"proxy": "http://b.test:1", "cert": "/c.pem"}
+    assert run.written_for_pip(environ | {"PIP_CONFIG_FILE": "/dev/null"}, machine) == {}
+
+
+def test_a_proxy_that_gradles_own_files_name_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {"HOME": str(tmp_path)}
+    (tmp_path / ".gradle").mkdir()
+    properties = tmp_path / ".gradle" / "gradle.properties"
+    properties.write_text("org.gradle.daemon=false\n")
+    assert run._gradle_notes("./gradlew", environ, PROXY) == []
+    properties.write_text("systemProp.https.proxyHost=corp.test\n")
+    assert run._gradle_notes("./gradlew", environ, PROXY) == [f"{properties} names a proxy, which Gradle takes before this one"]
+    assert run._gradle_notes("mvn", environ, PROXY) == []
+    told = "systemProp.https.proxyHost=127.0.0.1\nsystemProp.https.proxyPort=4321\nsystemProp.javax.net.ssl.trustStore=/x\n"
+    properties.write_text(told)
+    assert run._gradle_notes("./gradlew", environ, PROXY) == [], "as edge use --proxy gradle has written it"
+    properties.rename(tmp_path / "elsewhere")
+    (tmp_path / "gradle.properties").write_text("systemProp.javax.net.ssl.trustStore=/corp.p12\n")
+    assert "names a truststore" in run._gradle_notes("gradle", environ, PROXY)[0]
 
 
 def test_options_of_jvms_stay_and_ours_come_last() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,6 +175,34 @@ def test_an_edge_without_a_proxy_face_is_told_of(edge: Edge) -> None:
     status, output, errors = ran(edge, "echo", "told")
     assert (status, output) == (125, "")
     assert "[proxy] enabled is false" in errors
+
+
+def test_an_edge_that_takes_tls_only_is_told_of(edge: Edge, authority: Authority) -> None:
+    certificate = json.dumps(str(authority.certificate("127.0.0.1")))
+    status, _, errors = ran(edge, "true")
+    assert status == 0, errors
+    edge.config.write_text(f"{edge.config.read_text()}\n[tls]\ncert = {certificate}\nkey = {certificate}\nonly = true\n")
+    edge.start(wait=False)
+    wait_until(lambda: runs(edge), 20)
+    status, output, errors = ran(edge, "echo", "told")
+    assert (status, output) == (125, "")
+    assert "takes TLS only" in errors
+
+
+def test_the_end_of_a_command_is_heard_of_by_who_was_started_without_ears_for_it(edge: Edge) -> None:
+    """A disposition to ignore SIGCHLD is inherited from whoever starts us."""
+    words = [*edge.running.words[:-1], "--", "sh", "-c", "exit 7"]
+    deaf = "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", deaf, *words],
+        cwd=edge.directory,
+        env=variables_of(edge),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 7, done.stderr
+    assert not runs(edge)
 
 
 # ---- signals ---------------------------------------------------------------------------------------------------------
@@ -388,6 +418,15 @@ def test_pip_installs_with_nothing_configured_and_nothing_started(unstarted: Edg
     assert {(seen.header("user-agent") or "").partition("/")[0] for seen in pypi.seen()} == {"leeward"}
     assert not runs(unstarted)
     assert len(unstarted.blobs()) >= len(done.installed)
+
+
+def test_no_proxy_of_pips_own_file_leads_past_the_edge(unstarted: Edge, pypi: FakePyPI, workspace: Workspace) -> None:
+    path = workspace.project / "pip.conf"
+    path.write_text(f"[global]\nproxy = http://127.0.0.1:{REFUSING}\n")
+    variables = {**unstarted.running.variables, "PIP_CONFIG_FILE": str(path)}
+    workspace.through = replace(unstarted.running, variables=variables)
+    done = PIP.install(workspace, pypi.index_url, ["orchard"])
+    assert done.installed == proxy_stage.PYTHON_TREE, done.output
 
 
 def test_npm_ci_installs_a_lock_as_it_is(
