@@ -300,7 +300,7 @@ class _Connection:
             if kind == RST_STREAM:
                 self._budget.made_to_reset(stream, now)
             if kind not in (DATA, HEADERS, CONTINUATION):
-                self._output.control_frames += 1
+                self._output.next_control_frames += 1
         self._output.add(data)
         if self._output.control_frames > self._limits.h2_control_queued:
             raise Excess("too many frames are not taken")

@@ -129,6 +129,7 @@ class Gate:
 
     def feed(self, data: bytes, now: float) -> bytes:
         """Count the frames in ``data``; what is returned is for the library. Raises ``Excess``."""
+        held = len(self._held)
         data = self._held + data
         if self._preface:
             begin = data[: len(self._preface)]
@@ -142,6 +143,7 @@ class Gate:
             size = int.from_bytes(data[at : at + 3])
             kind = data[at + 3]
             stream = int.from_bytes(data[at + 5 : at + 9]) & _LAST_STREAM
+            self._begins(at >= held)
             self._on_frame(kind, data[at + 4], stream, size, now)
             stop = at + HEAD_BYTES + size
             if kind == GOAWAY:
@@ -151,6 +153,8 @@ class Gate:
             at = stop
         # Of a frame that is not known yet nothing is passed on.
         self._held = data[at:] if at < length else b""
+        if self._held:
+            self._begins(at >= held)
         self._skip = max(0, at - length)
         if self._block or self._held or (self._skip and self._is_head):
             self.since = now if self.since < 0 else self.since
@@ -158,6 +162,11 @@ class Gate:
             self.since = -1.0
         last = data[start : length - len(self._held)]
         return b"".join((*pieces, last)) if pieces else last
+
+    def _begins(self, is_new: bool) -> None:
+        """A frame follows: if its first byte ``is_new`` too, and no head is unfinished, then what began before is whole."""
+        if is_new and not self._block:
+            self.since = -1.0
 
     def _on_frame(self, kind: int, flags: int, stream: int, size: int, now: float) -> None:
         budget = self._budget

@@ -17,8 +17,9 @@ class Output:
     """
 
     def __init__(self, wire: Wire, limits: Limits) -> None:
-        self.control_frames = 0
-        """How many frames without a part in any answer wait here; for the caller to count."""
+        self.next_control_frames = 0
+        """How many frames without a part in any answer were added, and wait for what is being sent; for the caller to count."""
+        self._sending_control_frames = 0
         self._wire = wire
         self._limits = limits
         # All of ``_sending`` goes first, from the same buffer until it is gone (TLS insists), then ``_next``.
@@ -38,6 +39,11 @@ class Output:
     def room(self) -> int:
         """How many bytes may be added without a turn; negative while somebody waits for one."""
         return self._limits.h2_output_bytes - self.pending if not self._turns else -1
+
+    @property
+    def control_frames(self) -> int:
+        """How many frames without a part in any answer wait here."""
+        return self.next_control_frames + self._sending_control_frames
 
     def add(self, data: bytes) -> None:
         self._next += data
@@ -94,8 +100,8 @@ class Output:
     def _send(self) -> bool:
         while True:
             if not self._sending:
+                self._sending_control_frames, self.next_control_frames = self.next_control_frames, 0
                 if not self._next:
-                    self.control_frames = 0
                     return True
                 self._sending, self._next = memoryview(self._next), bytearray()
             try:

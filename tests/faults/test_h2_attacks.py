@@ -298,6 +298,26 @@ async def test_ten_pings_a_second_are_nobodys_business(autojump_clock: trio.test
             await trio.sleep(0.11)
 
 
+async def test_acknowledgements_that_were_taken_during_a_download_count_no_more(big: Path) -> None:
+    """The client is always a little behind, so that the output is never empty until the end."""
+
+    async def handler(request: Request) -> Response:
+        return Response(200, [], Span(os.open(big, os.O_RDONLY), 0, SIZE))
+
+    limits = Limits(h2_control_queued=10, h2_control_burst=10_000)
+    settings = {SettingsFrame.INITIAL_WINDOW_SIZE: 2**31 - 1}
+    async with serving_h2(handler, limits=limits, send_buffer_bytes=4096) as served, served.raw(settings=settings) as raw:
+        await raw.send(WindowUpdateFrame(0, 2**31 - 1 - 65535).serialize() + raw.headers(1))
+        received = acknowledged = 0
+        while received < SIZE:
+            received += len(await raw.data())
+            if received // (64 * 1024) > acknowledged:
+                acknowledged += 1
+                await raw.send(PingFrame(0, b"12345678").serialize())
+                await trio.testing.wait_all_tasks_blocked()
+        assert acknowledged > 10
+
+
 @pytest.mark.parametrize(
     "frame",
     [

@@ -80,6 +80,16 @@ def test_an_unfinished_head_is_known_since_its_first_byte() -> None:
     assert one.since == -1
 
 
+def test_heads_that_are_each_cut_in_two_are_each_in_time() -> None:
+    one = gate()
+    one.feed(PREFACE + SETTINGS, 0.0)
+    heads = [HeadersFrame(1 + 2 * n, b"abc", flags=["END_HEADERS"]).serialize() for n in range(20)]
+    one.feed(heads[0][:4], 0.0)
+    for n, (head, following) in enumerate(itertools.pairwise(heads), 1):
+        one.feed(head[4:] + following[:4], float(n))
+        assert one.since == n
+
+
 def test_resets_count_within_their_time_only() -> None:
     budget = Budget(Limits(h2_resets=3, h2_resets_s=60))
     for n in range(50):
