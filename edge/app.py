@@ -251,6 +251,9 @@ def _commands(base: str, service: Service, hosts: Hosts | None, metrics: Metrics
         if arguments.get("learnt"):
             with trio.move_on_after(LEARN_S):
                 await hosts.wait_learnt()
+        met = arguments.get("met", [])
+        for host in met if isinstance(met, list) else []:
+            hosts.recognise(str(host))
         return {"hosts": sorted(hosts.names())}
 
     return commands | {"status": told, "alias": alias, "hosts": names}

@@ -454,12 +454,15 @@ class Capture:
         ORDERS.report("failed", text="this mitmproxy does not let the addon decide about connections")
         asked.layer = Refused(asked.context)
 
-    async def leeward_ask(self, _: frozenset[str]) -> None:
-        """Have the hosts told anew, and wait for it. Without an answer the last that was told stands."""
+    async def leeward_ask(self, hosts: frozenset[str]) -> None:
+        """Say which hosts a connection may be for, and wait until all that are registries' are told anew.
+
+        Without an answer the last that was told stands.
+        """
         self._asked += 1
         number = self._asked
         answered = self._waiting[number] = asyncio.get_running_loop().create_future()
-        ORDERS.report("ask", number=number)
+        ORDERS.report("ask", number=number, hosts=sorted(hosts))
         try:
             async with asyncio.timeout(ANSWER_S):
                 await answered

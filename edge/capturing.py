@@ -315,8 +315,8 @@ def _can_listen(host: str, port: int) -> bool:
 # ---- the edge ----------------------------------------------------------------------------------------------------------
 
 
-async def _ask(wanted: Wanted, *, learnt: bool = False) -> Edge:
-    """Ask the running edge; ``learnt`` waits until it has had a try at learning its files' hosts.
+async def _ask(wanted: Wanted, *, learnt: bool = False, met: Sequence[str] = ()) -> Edge:
+    """Ask the running edge; ``learnt`` waits until it has had a try at learning its files' hosts, ``met`` are hosts that somebody wants.
 
     Raises as ``control.call`` does, and ``Unusable`` if it stands in for nobody.
     """
@@ -325,7 +325,7 @@ async def _ask(wanted: Wanted, *, learnt: bool = False) -> Edge:
     pid, uid = await control.peer(wanted.asked)
     if wanted.hosts:
         return Edge(wanted.hosts, pid, uid)
-    told = await control.call(wanted.asked, "hosts", {"learnt": learnt})
+    told = await control.call(wanted.asked, "hosts", {"learnt": learnt, "met": list(met)})
     try:
         hosts = msgspec.convert(told, _Hosts).hosts
     except msgspec.ValidationError:
@@ -345,9 +345,9 @@ async def _follow(wanted: Wanted, edge: Edge, child: _Child) -> None:
     while True:
         with trio.move_on_after(POLL_S / 4 if away else POLL_S):
             await child.asked.wait()
-        answers = child.take_asked()
+        answers, met = child.take_asked()
         try:
-            now = await _ask(wanted)
+            now = await _ask(wanted, met=met)
         except (control.NotRunning, control.CommandFailed, Unusable) as error:
             child.order({"answers": answers})
             if not away:
@@ -387,6 +387,7 @@ class _Child:
         self._orders, self._to_send = trio.open_memory_channel[dict[str, object]](64)
         self.asked = trio.Event()
         self._number = 0
+        self._met: list[str] = []
         self._ready = trio.Event()
         self._broken = trio.Event()
         self._silent = trio.Event()
@@ -400,10 +401,11 @@ class _Child:
         except trio.WouldBlock:
             self._break("mitmproxy does not listen any more")
 
-    def take_asked(self) -> int:
-        """The last number under which the addon has asked for the hosts; ``asked`` is for the next."""
+    def take_asked(self) -> tuple[int, list[str]]:
+        """The last number under which the addon has asked for the hosts, and for which since the last time; ``asked`` is for the next."""
         self.asked = trio.Event()
-        return self._number
+        met, self._met = self._met, []
+        return self._number, met
 
     async def wait_ready(self) -> None:
         """Wait until it listens. Raises ``Unusable`` with its own words if it does not come to that."""
@@ -446,8 +448,9 @@ class _Child:
             except ValueError:
                 continue
             match report:
-                case {"what": "ask", "number": int(number)}:
+                case {"what": "ask", "number": int(number), "hosts": list(met)}:
                     self._number = number
+                    self._met += map(str, met)
                     self.asked.set()
                 case {"what": "ready"}:
                     self._ready.set()

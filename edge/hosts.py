@@ -22,7 +22,7 @@ import trio
 from origin import targets
 from origin.errors import Corrupt, NotFound, Refused, Unavailable
 from origin.model import Entry, Listing, Page
-from origin.registries import Registry
+from origin.registries import Registry, kinds
 from origin.service import Service
 
 log = logging.getLogger("leeward.hosts")
@@ -155,6 +155,23 @@ class Hosts:
         known.own.add(host)
         self._settle()
         return True
+
+    def recognise(self, host: str) -> bool:
+        """Stand in for ``host`` if it is a further name of a public registry that an instance here has for its upstream; True if so.
+
+        Which hosts those are is known only by sight: they join the table when somebody asks for them.
+        """
+        host = _spelled(host)
+        if host in self._names:
+            return True
+        kind = kinds.other_name(host)
+        if kind is None:
+            return False
+        public = httpx.URL(kinds.default_upstream(kind))
+        for name, instance in self._instances.items():
+            if instance.registry.kind == kind and httpx.URL(instance.registry.upstream) == public:
+                return self.add_alias(name, host)
+        return False
 
     def _settle(self) -> None:
         names = self._collected()

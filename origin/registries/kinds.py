@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from urllib.parse import urlsplit
 
@@ -29,6 +30,11 @@ HEEDED: Mapping[str, frozenset[str]] = {
 MERGED: frozenset[str] = frozenset({"maven"})
 """The kinds of which several upstreams may be offered at one path."""
 
+_OTHER_NAMES: Mapping[str, str] = {
+    "70bb4000cd2fab03af01": "npm",  # what Yarn calls it, by itself and in yarn.lock
+    "43c04ed1dabe979b9c55": "maven",  # its first name, which coursier and old builds use
+}
+"""Further hosts that mean a kind's public registry, by the first 20 hexadecimal digits of their SHA-256: the tree spells no such name."""
 
 # Of each kind: the table that knows an address, a purl to ask it for, what it says of that purl alone, and what stands there for us.
 _SAMPLES: Mapping[str, tuple[Callable[[str], object], str, str, str]] = {
@@ -60,3 +66,8 @@ def default_upstream(kind: str) -> str:
     if not parts.hostname or not parts.path.endswith(beneath):
         raise ValueError(f"the purl library knows no address for {kind}; set the upstream")
     return f"{parts.scheme}://{parts.netloc}{parts.path.removesuffix(beneath)}{root}"
+
+
+def other_name(host: str) -> str | None:
+    """The kind whose public registry ``host`` (lower case) is a further name of; None for any other host."""
+    return _OTHER_NAMES.get(hashlib.sha256(host.encode()).hexdigest()[:20])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -15,7 +17,7 @@ from edge.hosts import LIMIT_FILE_HOSTS, LIMIT_TOLD, RELEARN_S, RETRY_LAST_S, Ho
 from origin.catalog.memory import MemoryCatalog
 from origin.errors import Unavailable
 from origin.model import File, Listing, Page
-from origin.registries import Registry
+from origin.registries import Registry, kinds
 from origin.registries.maven import Maven
 from origin.registries.npm import NPM
 from origin.registries.pypi import JSON, PyPI
@@ -327,6 +329,28 @@ def test_a_host_that_is_likely_a_missing_alias_is_doubted_once() -> None:
         assert f"[registries.{instance}]" in hosts.doubt(host)
     for host in ("pypi.test", "github.test", "www.npm.test", "docs.pypi.test", "127.0.0.1", "git.corp", "localhost", ""):
         assert hosts.doubt(host) == "", host
+
+
+def test_a_further_name_of_a_public_registry_is_known_by_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "_OTHER_NAMES", {hashlib.sha256(b"other.npm.test").hexdigest()[:20]: "npm"})
+    public = NPM("npm", kinds.default_upstream("npm"))
+    hosts = table(PYPI, public)
+    told: list[frozenset[str]] = []
+    hosts.changed = lambda: told.append(hosts.names())
+    assert not hosts.recognise("another.npm.test")
+    assert hosts.doubt("other.npm.test") != "", "nobody has asked for it yet"
+    assert hosts.recognise("Other.NPM.test.") and hosts.recognise("other.npm.test")
+    assert [names & {"other.npm.test"} for names in told] == [{"other.npm.test"}], "once"
+    meant = hosts.meaning("other.npm.test", "/wrappy/-/wrappy-1.0.0.tgz")
+    assert meant is not None
+    assert (meant.registry, meant.target) == (public, "wrappy/-/wrappy-1.0.0.tgz")
+    # An instance with an upstream of its own is not the public registry, whoever asks for that.
+    assert not table(PYPI, NPM_).recognise("other.npm.test")
+
+
+def test_the_names_known_by_sight_are_of_kinds_that_there_are() -> None:
+    assert set(kinds._OTHER_NAMES.values()) <= set(kinds.KINDS)
+    assert kinds.other_name(httpx.URL(kinds.default_upstream("npm")).host) is None, "the first name is configured"
 
 
 def test_a_host_that_pages_lead_to_is_doubted() -> None:
