@@ -253,7 +253,8 @@ class Door:
             found = site, Recogniser(self._hot, site, self._limits, False, self._house.scope, _TUNNEL_BLOCKS)
             self._tunnels[base] = found
             if len(self._tunnels) > _TUNNELS:
-                self._tunnels.popitem(last=False)
+                _, (_, forgotten) = self._tunnels.popitem(last=False)
+                forgotten.retire()
         self._tunnels.move_to_end(base)
         return found
 

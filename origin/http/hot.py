@@ -35,7 +35,7 @@ LIMIT_BLOCK_BYTES = 2048
 """The longest header block worth remembering."""
 
 LIMIT_GROUPS = 4096
-"""How many (face, base, scope) are remembered with nothing kept for them."""
+"""How many (face, base, scope) are remembered."""
 
 JOINED_BYTES = 64 * 1024
 """The longest body that is joined with its head, for one plain send; of a longer one only the head is made anew each second."""
@@ -166,9 +166,12 @@ class HotPages:
 
     def pages(self, face: Face, base: str, scope: str) -> Pages:
         """The answers kept for one face, base and scope: the same dictionary until ``clear``."""
-        if len(self._groups) >= LIMIT_GROUPS:
-            self._forget_empty_groups()
-        return self._groups.setdefault((face, base, scope), {})
+        found = self._groups.get((face, base, scope))
+        if found is None:
+            if len(self._groups) >= LIMIT_GROUPS:
+                self._forget_groups()
+            found = self._groups[face, base, scope] = {}
+        return found
 
     def ready(self, request: Request, now: float) -> Rendered | None:
         """The kept answer to a request that was parsed by somebody else (HTTP/2): a plain ``GET``, conditions and ranges apart."""
@@ -184,9 +187,19 @@ class HotPages:
             self.drop(rendered)
         return None
 
-    def _forget_empty_groups(self) -> None:
-        """Clients can name many sites, with nothing kept for them. Facts that know such a dictionary would never find anything in it."""
+    def _forget_groups(self) -> None:
+        """Clients can name many sites, each with ports of its own: those with nothing kept for them go, else some that were named first.
+
+        Facts that know such a dictionary would never find anything in it.
+        """
         self._groups = {key: pages for key, pages in self._groups.items() if pages}
+        if len(self._groups) >= LIMIT_GROUPS:
+            # The bases of the mirror face come from a closed list.
+            for key in sorted(self._groups, key=lambda key: key[0] == "mirror")[: LIMIT_GROUPS // 8]:
+                for variants in list(self._groups[key].values()):
+                    for rendered in set(variants.values()):
+                        self.drop(rendered)
+                del self._groups[key]
         self.forget_facts()
 
     def drop(self, rendered: Rendered) -> None:
@@ -301,6 +314,11 @@ class Recogniser:
         self._trusted = trusted
         self._scope = scope
         self._known: dict[bytes, Facts] = {}
+
+    def retire(self) -> None:
+        """Remember no more than one block from here on: only connections that are open still come here, and there may be thousands."""
+        self._known.clear()
+        self._limit_blocks = 1
 
     def recall(self, block: bytes) -> Facts | None:
         """The facts remembered for ``block``, if they are still true."""

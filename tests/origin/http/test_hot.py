@@ -516,3 +516,24 @@ async def test_sites_that_nothing_is_kept_for_are_forgotten_when_they_are_many()
     assert len(pages.hot._groups) == 2
     assert pages.hot.epoch is not epoch
     assert pages.hot.ready(request, 0) is not None
+
+
+async def test_sites_that_something_is_kept_for_are_bounded_too_and_stay_found() -> None:
+    pages = Pages(1 << 26)
+    for port in range(1, LIMIT_GROUPS + 100):
+        await pages(Request("GET", "/a", (), base=f"https://pypi.test:{port}", face="proxy"))
+    assert len(pages.hot._groups) <= LIMIT_GROUPS
+    epoch = pages.hot.epoch
+    newest = Request("GET", "/a", (), base=f"https://pypi.test:{LIMIT_GROUPS + 99}", face="proxy")
+    for _ in range(3):
+        found = pages.hot.ready(newest, 0)
+        assert found is not None
+        assert found.body.startswith(newest.base.encode())
+    assert pages.hot.epoch is epoch, "what is there already costs nobody what it remembers"
+    oldest = Request("GET", "/a", (), base="https://pypi.test:1", face="proxy")
+    assert pages.hot.ready(oldest, 0) is None
+    held = pages.hot.statistics()
+    assert held["answers"] == sum(bool(group) for group in pages.hot._groups.values())
+    pages.hot._limit_bytes = 0
+    pages.hot._evict()
+    assert pages.hot.statistics()["bytes"] == 0

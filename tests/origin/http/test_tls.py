@@ -624,6 +624,25 @@ async def test_recognisers_of_tunnels_are_bounded_and_forgotten_ones_come_back(
         assert sum(request.method == "GET" for request in server.seen) == 3
 
 
+async def test_connections_to_many_sites_do_not_each_hold_what_was_remembered(
+    shown: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "_TUNNELS", 2)
+    handler = Intercepting(shown)
+    async with running(handler, hot=handler.pages.hot) as server, AsyncExitStack() as stack:
+        recognisers = []
+        [behind] = server.server._doors
+        for port in range(1, 6):
+            authority = f"pypi.test:{port}"
+            client = await stack.enter_async_context(tunnelled(server, shown, authority))
+            recognisers.append(behind._tunnels[f"https://{authority}"][1])
+            for number in range(20):
+                await client.send(get("/a", f"X-Unique: {number}", host=authority))
+                assert (await client.answer()).body.startswith(f"https://{authority} /a".encode())
+        # Those that many may still come to remember a lot, and the others close to nothing, though connections use them.
+        assert [len(recogniser._known) > 1 for recogniser in recognisers] == [False, False, False, True, True]
+
+
 async def test_a_client_that_speaks_tls_before_it_is_told_to_is_refused(shown: Shown) -> None:
     handler = Intercepting(shown)
     async with running(handler) as server, server.client() as client:
