@@ -157,6 +157,9 @@ def _parser() -> argparse.ArgumentParser:
         help="set the edge as the client's proxy and make it trust the edge's root, instead of naming a registry: lock files keep the "
         "public registries' names",
     )
+    use.add_argument(
+        "--root", metavar="FILE", type=Path, help="with --proxy: the root (PEM) of an edge elsewhere, as edge ca --pem prints it"
+    )
     use.add_argument("--undo", action="store_true", help="take back what an earlier run did")
     use.add_argument("--print", action="store_true", dest="only_print", help="write nothing, show what the file would be")
 
@@ -379,14 +382,15 @@ def _use_proxy(asked: argparse.Namespace) -> int:
 
 def _given(asked: argparse.Namespace) -> Any:
     """The proxy and the trust that a client is given: of the edge with these settings."""
-    from .clients import proxied
+    from .clients import ClientError, proxied
     from .environment import Proxy
-    from .trust import ensure_trust
 
     settings = _load(asked, rules_too=False).settings
-    host, port = proxied.given_address(asked.url if asked.url is not None else _proxy_address(settings))
+    if asked.url is None and settings.tls.only and settings.tls.cert is not None:
+        raise ClientError("this edge takes TLS only ([tls] only), which clients do not speak to a proxy")
+    address = proxied.given_address(asked.url if asked.url is not None else _proxy_address(settings))
     user, password = next(iter(settings.proxy.users.items()), ("", ""))
-    return proxied.Given(Proxy(host, port, user, password), ensure_trust(settings.data))
+    return proxied.Given(Proxy(*address, user, password), proxied.trust_of(address, settings.data, asked.root, os.environ))
 
 
 def _tell_files(asked: argparse.Namespace, client: Any, outcome: Any, pointed: str) -> None:

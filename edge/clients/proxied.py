@@ -6,22 +6,29 @@ that has no setting for both is in ``BY_VARIABLES``: it gets lines for a shell i
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import json
 import re
 import shlex
+import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from origin.settings import user_directory
+
+from .. import signer
+from .. import trust as trusting
 from ..configfiles import INI, NPMRC, Block, KeyAt, MavenSettings, Member, Properties, Values, YAMLLines, YarnRC, find
 from ..environment import LOOPBACK, Proxy, java_properties, non_proxy_hosts
 from ..trust import Trust
 from .jvm import maven_path
 from .node import npmrc_path, yarn1_path, yarn_path
 from .python import pip_path
-from .records import Client, ClientError, ConfigFile, Surroundings
+from .records import Client, ClientError, ConfigFile, Surroundings, is_loopback
 
 type Keys = list[tuple[KeyAt, Any]]
 
@@ -35,6 +42,9 @@ BY_VARIABLES: Mapping[str, tuple[str, ...]] = {
 """Clients that take a proxy or a root from variables only, and which those are."""
 
 _ID = "leeward"
+
+ANSWER_S = 3.0
+"""How long an edge may take to show its root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +257,58 @@ _NOTES: Mapping[str, Callable[[Surroundings, Sequence[Values], str], list[str]]]
     "maven": _maven_notes,
     "gradle": _gradle_notes,
 }
+
+
+def trust_of(address: tuple[str, int], data: Path, root: Path | None, environ: Mapping[str, str]) -> Trust:
+    """The files that make a client trust the edge at ``address``: that of ``data``, or another whose root is in the file ``root``.
+
+    An edge of another machine, or another user's, has a root of its own. It is not taken from the address unseen: whoever answers there
+    would be trusted for every site. Blocks. Raises ``ClientError``, ``errors.Unusable`` or ``OSError`` with a sentence.
+    """
+    if root is not None:
+        text = root.read_bytes()
+        directory = (
+            user_directory(environ, "XDG_STATE_HOME", ".local/state")
+            / "leeward"
+            / "trust"
+            / hashlib.sha256(text).hexdigest()[:16]
+        )
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        kept = Trust(directory / "root.pem", directory / "bundle.pem", directory / "truststore.p12", trusting.PASSWORD)
+        trusting.write_bundle(kept.bundle, text, environ)
+        trusting.write_truststore(kept.truststore, text, kept.password, environ)
+        signer.place(kept.root, text, 0o644)
+        return kept
+    host, port = address
+    ours = data / "ca" / "root.pem"
+    how = "have `edge ca --pem` print it there, and name the file with --root"
+    shown = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    theirs = _root_at(host, port)
+    if theirs is not None and not (ours.exists() and _der(ours.read_text("utf-8", "replace")) == theirs):
+        raise ClientError(f"the edge at {shown} has a root of its own, which is not that of {data}: {how}")
+    if theirs is None and not is_loopback(host) and not ours.exists():
+        raise ClientError(f"no edge answers at {shown}, so its root is not known: {how}")
+    return trusting.ensure_trust(data)
+
+
+def _root_at(host: str, port: int) -> bytes | None:
+    """The root (DER) of the edge that answers there, None if none does."""
+    connection = http.client.HTTPConnection(host, port, timeout=ANSWER_S)
+    try:
+        connection.request("GET", "/-/ca.pem")
+        answer = connection.getresponse()
+        return _der(answer.read(64 << 10).decode("ascii", "replace")) if answer.status == 200 else None
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def _der(pem: str) -> bytes | None:
+    try:
+        return ssl.PEM_cert_to_DER_cert(pem.strip())
+    except ValueError:
+        return None
 
 
 def given_address(url: str) -> tuple[str, int]:

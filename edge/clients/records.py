@@ -85,7 +85,8 @@ class Client:
         return self.shares or self.name
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host, as a URL has it, is this machine itself."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -95,7 +96,7 @@ def _is_loopback(host: str) -> bool:
 def needs_trust(url: str) -> str:
     """The ``host[:port]`` of a plain HTTP URL that does not stay on this machine, else ``""``: clients want to be told of those."""
     parts = urlsplit(url)
-    if parts.scheme == "https" or _is_loopback(parts.hostname or ""):
+    if parts.scheme == "https" or is_loopback(parts.hostname or ""):
         return ""
     return f"{host_of(url)}:{parts.port}" if parts.port else host_of(url)
 

@@ -488,6 +488,38 @@ def test_pip_goes_by_its_file(proxy: Edge, pypi: FakePyPI, workspace: Workspace)
     assert done.installed == proxy_stage.PYTHON_TREE, done.output
 
 
+def test_the_root_of_an_edge_elsewhere_is_asked_for_and_trusted(proxy: Edge, pypi: FakePyPI, workspace: Workspace) -> None:
+    """With a data directory of one's own there would be another root, which the edge at that address knows nothing of."""
+    mine = workspace.directory / "mine"
+    variables = clean_environment(workspace.home) | proxy.found_names()
+
+    def used(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "edge", "use", "--proxy", "pip", "--data", str(mine), *words]
+        done = subprocess.run(
+            command, env=variables, cwd=workspace.directory, capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, done.stderr
+
+    root = proxy.root_certificate()
+    status, told = used("--url", proxy.url)
+    assert (status, told.count("\n")) == (1, 1)
+    assert "has a root of its own" in told
+    assert "--root" in told
+    assert not mine.exists(), "no authority was made for nothing"
+    configured = workspace.home / ".config" / "pip" / "pip.conf"
+    assert not configured.exists()
+    assert used("--url", "http://edge.test:1", "--data", str(mine)) == (
+        1,
+        f"edge: no edge answers at http://edge.test:1, so its root is not known: {told.partition(': have')[2].join(('have', ''))}",
+    )
+    assert used("--url", proxy.url, "--root", str(root)) == (0, "")
+    workspace.through = Through(variables={"PIP_CONFIG_FILE": str(configured)})
+    done = PIP.install(workspace, pypi.index_url, ["orchard"])
+    assert done.installed == proxy_stage.PYTHON_TREE, done.output
+    # Whoever has that edge's own data directory is not asked.
+    assert proxy.command("use", "--proxy", "npm", "--url", proxy.url, "--print").returncode == 0
+
+
 @pytest.mark.parametrize("client", [NPM, PNPM, YARN1, YARN4], ids=lambda client: client.name)
 def test_npms_clients_go_by_their_files(proxy: Edge, npm: FakeNpm, tmp_path: Path, client: node.Client) -> None:
     project = client.project(tmp_path / "npm", npm.registry_url)
