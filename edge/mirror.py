@@ -180,9 +180,15 @@ class Mirror:
         match asked:
             case Page() | File():
                 about.kind = "page" if isinstance(asked, Page) else "file"
-                # A host names one instance: then nobody else could answer for what its ``groups`` leave out.
-                claimed = offer.registry.claimed(asked) if offer.face == "mirror" else ""
-                members = members_for(offer.members, claimed) if claimed else offer.members
+                claimed = offer.registry.claimed(asked)
+                if offer.face == "mirror":
+                    members = members_for(offer.members, claimed) if claimed else offer.members
+                else:
+                    # A host names one instance. It may be asked for what nobody claims, but not for what another one beside it does.
+                    claiming = (
+                        [each for each in members_for(self._beside(offer.registry), claimed) if each.groups] if claimed else ()
+                    )
+                    members = () if claiming and offer.registry not in claiming else offer.members
                 if not members:
                     raise NotFound(f"no upstream here answers for {claimed}")
                 about.registry = members[0].name
@@ -198,6 +204,10 @@ class Mirror:
             case None:
                 about.outcome = "absent"
                 return problem(404, "Not found", "there is no such thing in this registry", instance=request.target)
+
+    def _beside(self, registry: Registry) -> Sequence[Registry]:
+        """The instances that are offered at one path with ``registry``, itself among them."""
+        return next((instance.members for instance in self._instances if registry in instance.members), (registry,))
 
     def loop(self, request: Request) -> Response | None:
         """The answer to a request that has been here before. Source: RFC 8586."""

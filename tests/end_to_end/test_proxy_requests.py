@@ -13,7 +13,7 @@ import pytest
 
 from tests import proxy_stage
 from tests.fakes import Authority, FakeMaven, FakeNpm, FakePyPI
-from tests.harness import Edge, Rule, ask, send_raw, wait_until
+from tests.harness import REFUSING, Edge, Rule, ask, send_raw, wait_until
 from tests.proxy_stage import ALIAS, start_proxy, through
 from tests.wheels import KB, Shelf
 
@@ -118,6 +118,21 @@ def test_a_rule_refuses_on_both_faces(
         assert b"HTTP/1.1 200 OK" not in answer
         assert len(pypi.seen()) == before
         assert edge.metric("leeward_tunnels_total") == 0
+
+
+def test_what_another_registry_beside_it_claims_is_asked_of_no_public_one(
+    authority: Authority, maven: FakeMaven, scratch: Path
+) -> None:
+    """A company's names, published by somebody in the public repository, are believed by neither face."""
+    company = {"kind": "maven", "upstream": f"http://127.0.0.1:{REFUSING}/", "path": "/maven/", "groups": ["org.example.orchard"]}
+    with start_proxy(authority, scratch, maven, others={"company": company}) as edge:
+        before = len(maven.seen())
+        for path in ("org/example/orchard/lib/1.0/lib-1.0.jar", "org/example/orchard/lib/maven-metadata.xml"):
+            theirs = through(edge, f"{maven.url}{path}")
+            assert (theirs.status, theirs.json()["detail"]) == (404, "no upstream here answers for org.example.orchard/lib")
+            assert ask(f"{edge.url}/maven/{path}").status == 503, "the company's is asked, and does not answer"
+        assert len(maven.seen()) == before
+        assert through(edge, f"{maven.url}archetype-catalog.xml").status == 200, "what nobody claims is there as ever"
 
 
 @pytest.mark.parametrize(
