@@ -286,7 +286,7 @@ async def _stood_for(hosts: Table, host: str) -> str | None:
         raise ValueError("malformed host name")
     address = literal(host)
     candidates = {spelled, str(address), str(unwrapped(address))} if address is not None else {spelled}
-    if not candidates & hosts.names():
+    if not candidates & hosts.names() and not hosts.recognise(spelled):
         with trio.move_on_after(LEARNING_S):
             await hosts.wait_learnt()
     return next(iter(sorted(candidates & hosts.names())), None)

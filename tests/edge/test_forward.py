@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import ipaddress
 import ssl
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from origin.errors import Unavailable
 from origin.http import Intercept, Request, Response, Splice
 from origin.http.hot import HotPages
 from origin.model import Listing
+from origin.registries import kinds
 from origin.sources.tunnels import Astray, Dialled, Dialler, OffLimits, Reach
 from tests.origin.test_files import landed, read_body
 from tests.scripted import Bench, Upload, bench
@@ -330,6 +332,19 @@ async def test_a_registry_s_host_is_stood_in_for_on_any_port_and_in_any_spelling
         assert f.certificates.asked == [host]
         assert f.dialler.asked == []
         assert f.bench.metrics.tally("proxy", "", "connect", "intercepted").count == 1
+
+
+@pytest.mark.parametrize("host", ["other.test", "OTHER.test."])
+async def test_a_further_name_of_a_public_registry_is_stood_in_for_as_soon_as_it_is_asked_for(
+    tmp_path: Path, clock: MockClock, upload: Upload, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kinds, "_OTHER_NAMES", {hashlib.sha256(b"other.test").hexdigest()[:20]: "pypi"})
+    async with front(tmp_path, upload) as f:
+        monkeypatch.setattr(kinds, "default_upstream", lambda _: f.bench.registry.upstream)
+        assert isinstance((await f.connect(f"{host}:443")).onward, Intercept)
+        assert f.certificates.asked == ["other.test"]
+        assert (await f.absolute(f"http://{host}/simple/six/", accept=JSON)).status == 200
+        assert f.dialler.asked == []
 
 
 @pytest.mark.parametrize("target", ["127.0.0.9:443", "2130706441:443", "0177.0.0.9:443", "[::ffff:127.0.0.9]:443"])
