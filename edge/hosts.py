@@ -201,7 +201,7 @@ class Hosts:
         self._doubted[host] = None
         _trim(self._doubted)
         return (
-            f"{host} {why}, and is tunnelled past this edge: nothing from it is checked or kept; "
+            f"{host} {why}, and is not stood in for: nothing from it is checked or kept; "
             f'if it is one of its names, put aliases = ["{host}"] under [registries.{instance}]'
         )
 
@@ -305,14 +305,18 @@ class Hosts:
         return fresh
 
     async def _from_held(self, service: Service, instance: _Instance) -> dict[str, Path]:
-        """Where an upstream without the sample has its files, by pages that are used here. A host counts if half of those are there."""
+        """Where an upstream without the sample has its files, by pages that are used here.
+
+        A host counts if half of the pages have half of their files there: however long one page is, it has one voice.
+        """
         listings: list[Listing] = []
         for project in (await service.projects(instance.registry.name))[:FALLBACK_PAGES]:
             listing = await service.held(Page(instance.registry.name, project))
             if listing is not None:
                 listings.append(listing)
-        counts = Counter(_host_of(entry.url) for listing in listings for entry in listing.entries.values())
-        return {host: path for host, path in places_of(listings).items() if 2 * counts[host] >= counts.total()}
+        voices = [_most_used(listing) for listing in listings if listing.entries]
+        counts = Counter(host for hosts in voices for host in hosts)
+        return {host: path for host, path in places_of(listings).items() if 2 * counts[host] >= len(voices)}
 
     def _add(self, instance: _Instance, places: Mapping[str, Path]) -> None:
         for host, path in places.items():
@@ -351,6 +355,12 @@ def places_of(listings: Iterable[Listing]) -> dict[str, Path]:
             known = places.get(host)
             places[host] = above if known is None else _common(known, above)
     return places
+
+
+def _most_used(listing: Listing) -> list[str]:
+    """The hosts that half of a page's files are at: one, or two, or none."""
+    counts = Counter(_host_of(entry.url) for entry in listing.entries.values())
+    return [host for host, count in counts.items() if 2 * count >= counts.total()]
 
 
 def _spelled(host: str) -> str:

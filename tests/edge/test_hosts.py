@@ -265,6 +265,20 @@ async def test_an_index_without_the_sample_is_learnt_from_what_is_held_of_it(tmp
             assert s.web.asked == asked, "and upstream is asked neither for the sample that it lacks nor for what is held"
 
 
+async def test_one_long_page_among_those_held_says_nothing_for_the_others(tmp_path: Path, clock: MockClock) -> None:
+    """Whoever may publish one project in an index must not have the traffic to a host of their choice read."""
+    async with stall(tmp_path, [PYPI]) as s:
+        for name in ("foo", "bar", "qux"):
+            s.web.sent[f"{INDEX}{name}/"] = page(name, f"https://files.pypi.test/x/{name}-1.0.zip")
+        s.web.sent[f"{INDEX}aaa/"] = page("aaa", *(f"https://mail.test/x/aaa-{n}.0.zip" for n in range(100)))
+        async with learning(s, [PYPI]) as hosts:
+            await hosts.wait_learnt()
+            for name in ("foo", "bar", "qux", "aaa"):
+                await s.service.page(Page("pypi", name))
+            await trio.sleep(RETRY_LAST_S)
+            assert hosts.names() == {"pypi.test", "files.pypi.test"}
+
+
 @pytest.mark.parametrize(
     "host", ["localhost", "a.localhost", "127.0.0.1", "10.0.0.7", "169.254.169.254", "[::1]", "[::ffff:10.0.0.1]"]
 )
@@ -321,7 +335,7 @@ async def test_a_catalogue_that_fails_costs_the_memory_and_not_the_hosts(tmp_pat
 def test_a_host_that_is_likely_a_missing_alias_is_doubted_once() -> None:
     hosts = table(PYPI, NPM_, CENTRAL)
     assert hosts.doubt("registry.yarn.test") == (
-        "registry.yarn.test is called much like registry.npm.test, and is tunnelled past this edge: nothing from it is checked or kept; "
+        "registry.yarn.test is called much like registry.npm.test, and is not stood in for: nothing from it is checked or kept; "
         'if it is one of its names, put aliases = ["registry.yarn.test"] under [registries.npm]'
     )
     assert hosts.doubt("Registry.Yarn.test.") == ""
@@ -358,7 +372,7 @@ def test_a_host_that_pages_lead_to_is_doubted() -> None:
     assert hosts.doubt("blobs.test") == ""
     urls = [f"https://files{n % 2}.test/a/foo-{n}.0.zip" for n in range(100)]
     hosts.saw("pypi", listing("foo", *urls, "https://blobs.test/foo-200.0.zip"))
-    assert hosts.doubt("blobs.test").startswith("blobs.test is where pages of pypi lead, and is tunnelled")
+    assert hosts.doubt("blobs.test").startswith("blobs.test is where pages of pypi lead, and is not stood in for")
     assert hosts.doubt("files1.test") and not hosts.doubt("files1.test") and not hosts.doubt("files2.test")
     for n in range(2 * LIMIT_TOLD):
         hosts.saw("pypi", listing("foo", f"https://h{n}.test/foo-1.0.zip"))
