@@ -150,6 +150,7 @@ class Sender:
                     self._collect()
                     stream.sent += len(data)
                     self._budget.useful(len(data))
+                    del data  # who waits, for a turn or a window, holds none of it
             finally:
                 self._output.pass_on()
             if not stream.is_open:

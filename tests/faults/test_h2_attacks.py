@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import struct
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -482,6 +483,32 @@ async def test_a_slow_reader_is_given_no_more_than_its_window(big: Path) -> None
             assert resident_bytes() - before < 20_000_000
         await settled(lambda: len(read) == 100)
         assert sum(read) == 65535
+
+
+async def test_streams_that_wait_hold_nothing_of_their_bodies(big: Path) -> None:
+    """Each has sent what its window took, and waits for more."""
+
+    async def handler(request: Request) -> Response:
+        return Response(200, [], Span(os.open(big, os.O_RDONLY), 0, SIZE))
+
+    streams, window = 90, 16 * 1024
+    async with serving_h2(handler) as served, served.raw(settings={SettingsFrame.INITIAL_WINDOW_SIZE: window}) as raw:
+        await raw.send(WindowUpdateFrame(0, 2**30).serialize())
+        tracemalloc.start()
+        try:
+            for number in range(streams):
+                await raw.send(raw.headers(1 + 2 * number))
+            received = 0
+            while received < streams * window:
+                received += len(await raw.data())
+                raw.frames.clear()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            held = sum(trace.size for trace in tracemalloc.take_snapshot().traces if trace.size >= 8192)
+        finally:
+            tracemalloc.stop()
+        assert received == streams * window
+        assert served.running == 0
+        assert held < 4 * window, f"{held / streams:.0f} bytes each"
 
 
 async def test_a_reader_with_a_wide_window_that_does_not_read_fills_no_memory(big: Path) -> None:
