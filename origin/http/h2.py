@@ -147,6 +147,7 @@ class _Connection:
                         if not data:
                             raise Gone
                         self._take(data)
+                        del data  # while nothing comes, nothing is held
                 if self._reading.cancelled_caught and not self._is_over:
                     self._on_time()
         except (OSError, Stalled, Gone) as error:

@@ -91,6 +91,7 @@ class _Joint:
             while True:
                 if piece:
                     await self._send_on(piece)
+                piece = b""  # while nothing moves, nothing is held
                 piece = await peer.receive()
         except Gone:
             # Over TLS, to a next proxy, there is no such half: the other side learns of it when it has finished too.
@@ -115,6 +116,7 @@ class _Joint:
         while True:
             if piece:
                 await self._send_back(piece)
+            piece = b""
             piece = bytes(await self._stream.receive_some(PIECE_BYTES))
             if not piece:
                 break

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 import ssl
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from edge.forward import Forward, Proxy, Users
@@ -341,6 +343,28 @@ async def test_who_reads_slowly_keeps_the_other_side_waiting() -> None:
             before = sent
             await trio.sleep(0.2)
         assert sent < 32 * 1024 * 1024, "what is under way is in the kernel's buffers alone"
+
+
+async def test_tunnels_in_which_nothing_moves_hold_nothing_of_what_has() -> None:
+    tunnels, size = 20, 64 * 1024
+    async with listening() as there, proxy(allow=LOOPBACK) as p, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(p.server.client()) for _ in range(tunnels)]
+        for client in clients:
+            await opened(client, "127.0.0.1", there.port)
+        tracemalloc.start()
+        try:
+            for client in clients:
+                await client.send("x" * size)
+                assert len(await received(client, size)) == size
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            held = sum(
+                trace.size
+                for trace in tracemalloc.take_snapshot().traces
+                if trace.size >= 8192 and trace.traceback[0].filename.endswith(("conversation.py", "splice.py"))
+            )
+        finally:
+            tracemalloc.stop()
+        assert held < 2 * size, f"{held // tunnels} bytes each"
 
 
 async def test_a_side_that_breaks_breaks_the_other() -> None:
