@@ -30,6 +30,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from origin.errors import Unusable
+from origin.settings import home_directory
 
 from .settings import EdgeSettings, Loaded
 
@@ -381,7 +382,7 @@ def written_for_npm(directory: Path, environ: Mapping[str, str]) -> dict[str, st
     from .configfiles import NPMRC, Format, YAMLLines
     from .configfiles.lines import unquoted
 
-    home = Path(environ.get("HOME") or Path.home())
+    home = home_directory(environ)
     rc = environ.get("YARN_RC_FILENAME") or ".yarnrc.yml"
     named = environ.get("npm_config_userconfig") or environ.get("NPM_CONFIG_USERCONFIG")
     above = [directory, *directory.parents]
@@ -411,7 +412,7 @@ def written_for_pip(environ: Mapping[str, str], machine: Sequence[Path] = PIP_OF
     """What pip's files say of its proxy and certificates, whatever command it is for: its variables win over them all."""
     from .configfiles import INI
 
-    home, named, active = Path(environ.get("HOME") or Path.home()), environ.get("PIP_CONFIG_FILE"), environ.get("VIRTUAL_ENV")
+    home, named, active = home_directory(environ), environ.get("PIP_CONFIG_FILE"), environ.get("VIRTUAL_ENV")
     moved = Path(environ.get("XDG_CONFIG_HOME") or home / ".config")
     files = [*machine, home / ".pip" / "pip.conf", moved / "pip" / "pip.conf"]
     files += [Path(active, "pip.conf")] if active else []
@@ -439,7 +440,7 @@ def _add_aliases(
     unknown = lockfiles.unknown_hosts(
         Path.cwd(),
         registry_hosts(settings) | running.hosts,
-        home=Path(environ.get("HOME") or Path.home()),
+        home=home_directory(environ),
         environ=environ,
         words=command,
     )
@@ -469,7 +470,7 @@ def _maven_notes(program: str, environ: Mapping[str, str], proxy: object) -> lis
     if Path(program).name not in {"mvn", "mvnw", "mvnd", "mvnDebug"}:
         return []
     notes = []
-    settings = Path(environ.get("HOME") or Path.home()) / ".m2" / "settings.xml"
+    settings = home_directory(environ) / ".m2" / "settings.xml"
     with contextlib.suppress(OSError):
         text = re.sub(r"(?s)<!--.*?-->", "", settings.read_text("utf-8", "replace"))
         if any("<active>false" not in re.sub(r"\s", "", one) for one in re.findall(r"(?s)<proxy>.*?</proxy>", text)):
@@ -488,7 +489,7 @@ def _gradle_notes(program: str, environ: Mapping[str, str], proxy: object) -> li
     if Path(program).name not in {"gradle", "gradlew"}:
         return []
     home = environ.get("GRADLE_USER_HOME")
-    user = Path(home) if home else Path(environ.get("HOME") or Path.home()) / ".gradle"
+    user = Path(home) if home else home_directory(environ) / ".gradle"
     notes = []
     for path in (user / "gradle.properties", Path.cwd() / "gradle.properties"):
         try:

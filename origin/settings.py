@@ -630,5 +630,12 @@ def user_directory(environ: Mapping[str, str], variable: str, default: str) -> P
     named = Path(environ.get(variable) or ".")
     if named.is_absolute():
         return named
-    home = environ.get("HOME")
-    return (Path(home) if home else Path.home()) / default
+    return home_directory(environ) / default
+
+
+def home_directory(environ: Mapping[str, str]) -> Path:
+    """The user's home; the root directory for one who has none, as a container's may."""
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except RuntimeError:
+        return Path("/")

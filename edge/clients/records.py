@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from origin.settings import user_directory
+from origin.settings import home_directory, user_directory
 
 from ..configfiles import Format, KeyAt, Values, edited, find
 
@@ -47,7 +47,7 @@ class Surroundings:
         return user_directory(self.environ, "XDG_CONFIG_HOME", ".config").joinpath(*parts)
 
     def home(self) -> Path:
-        return Path(self.environ["HOME"]) if self.environ.get("HOME") else Path.home()
+        return home_directory(self.environ)
 
 
 @dataclass(frozen=True, slots=True)

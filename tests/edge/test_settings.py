@@ -137,6 +137,17 @@ def test_the_data_directory_is_the_users_unless_told(tmp_path: Path, monkeypatch
     assert load_edge({}, {"HOME": str(tmp_path), "EDGE_DATA": "/d"}).settings.data == Path("/d")
 
 
+def test_a_user_without_a_home_is_none_of_our_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under any number."""
+
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nowhere)
+    monkeypatch.setattr("origin.settings.is_root", lambda: False)
+    assert default_data("edge", {}) == Path("/.local/state/leeward/edge")
+
+
 def test_the_settings_file_is_the_first_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "home" / ".config" / "leeward" / "edge.toml"
