@@ -76,7 +76,7 @@ def run(asked: argparse.Namespace, settings: EdgeSettings) -> int:
 
     try:
         mode, programs = capturing.read_mode(asked.mode)
-        address, authorization = capturing.read_url(asked.url) if asked.url else (capturing.where(settings.listen), "")
+        address, authorization = capturing.read_url(asked.url) if asked.url else _ours(settings)
         ports = capturing.read_ports(asked.ports)
         hosts = capturing.read_hosts(asked.hosts) if asked.hosts else ()
     except ValueError as error:
@@ -98,3 +98,11 @@ def run(asked: argparse.Namespace, settings: EdgeSettings) -> int:
     logs.configure(settings.log.level, settings.log.json)
     trio.run(capturing.capture, wanted)
     return 0
+
+
+def _ours(settings: EdgeSettings) -> tuple[tuple[str, int], str]:
+    """Where the edge with these settings is, and who we say to it that we are: the first of its users, if it has any."""
+    from . import capturing
+
+    name, password = next(iter(settings.proxy.users.items()), ("", ""))
+    return capturing.where(settings.listen), capturing.proof_of(name, password)

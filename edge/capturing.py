@@ -108,11 +108,13 @@ def read_url(url: str) -> tuple[tuple[str, int], str]:
         raise ValueError(
             f'not the address of an edge that is reached without TLS, such as "http://127.0.0.1:8080": {parts.hostname}'
         )
-    authorization = ""
-    if parts.username is not None:
-        pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(pair.encode()).decode()
-    return (parts.hostname, parts.port or 80), authorization
+    name, password = urllib.parse.unquote(parts.username or ""), urllib.parse.unquote(parts.password or "")
+    return (parts.hostname, parts.port or 80), proof_of(name, password)
+
+
+def proof_of(name: str, password: str) -> str:
+    """The value of ``Proxy-Authorization`` for a user, empty for none. Source: RFC 7617 §2."""
+    return f"Basic {base64.b64encode(f'{name}:{password}'.encode()).decode()}" if name else ""
 
 
 def where(listen: str) -> tuple[str, int]:

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from edge import capturing
+from edge import capture_command, capturing
 from edge.__main__ import main
+from edge.settings import EdgeSettings, ProxySettings
 from origin.errors import Unusable
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -306,6 +307,12 @@ def test_modes_are_read_strictly() -> None:
     for wrong in ("", "local:", "local:pip,", "local:!pip", "transparent:x", "wireguard"):
         with pytest.raises(ValueError, match="not a mode|not names"):
             capturing.read_mode(wrong)
+
+
+def test_an_edge_that_asks_who_it_is_is_told_as_its_own_settings_say() -> None:
+    settings = EdgeSettings(data=Path("/d"), proxy=ProxySettings(users={"ann": "s3cret"}))
+    assert capture_command._ours(settings) == (("127.0.0.1", 8080), "Basic YW5uOnMzY3JldA==")
+    assert capture_command._ours(EdgeSettings(data=Path("/d"))) == (("127.0.0.1", 8080), "")
 
 
 def test_an_edges_address_may_carry_who_asks() -> None:
