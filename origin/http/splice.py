@@ -2,11 +2,12 @@
 
 Each direction holds one piece at a time: who sends faster than the other side takes is kept waiting. That one side has finished sending is
 told to the other as just that, for protocols that end a request so and then wait for the answer. A side that breaks breaks the other, so
-that nothing cut off looks whole.
+that nothing cut off looks whole. Of what passes only one thing is read: the head of an answer that is to be the only one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 
 import trio
@@ -24,6 +25,45 @@ LINGER_S = 2.0
 """How long a client may take to close once it was given the only answer there will be, and the other side to go on with one once the client
 asks for more: then it seems to be at its end, without saying so.
 """
+
+
+_HEAD_BYTES = 64 * 1024
+_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})(?: |\r?\n)")
+_HEAD_END = re.compile(rb"\r?\n\r?\n")
+_OF_CONNECTION = re.compile(rb"\r?\n(?:connection|keep-alive|proxy-connection)[ \t]*:[^\n]*(?:\n[ \t][^\n]*)*", re.IGNORECASE)
+
+
+class LastHead:
+    """The head of the only answer there will be, told to the client as the last on its connection, whatever the other side says.
+
+    Else a client that asks several sites through one connection might stay, and take what this one sends next for another's answer.
+    """
+
+    def __init__(self) -> None:
+        self.is_whole = False
+        self._held = b""
+
+    def feed(self, data: bytes) -> bytes:
+        """What of ``data`` may go on, perhaps with what was held. Raises ``ConnectionAbortedError`` for what is no answer of HTTP/1."""
+        self._held += data
+        passed = b""
+        while not self.is_whole and (end := _HEAD_END.search(self._held)) is not None:
+            head, rest = self._held[: end.start()], self._held[end.end() :]
+            status = _STATUS.match(head + b"\n")
+            if status is None:
+                raise ConnectionAbortedError("what came is no answer")
+            # What comes before the answer itself (RFC 9110 §15.2) says nothing of the connection.
+            self.is_whole = status[1][:1] != b"1"
+            lines = re.split(rb"\r?\n", _OF_CONNECTION.sub(b"", head))
+            if self.is_whole:
+                lines.append(b"Connection: close")
+            passed += b"\r\n".join((*lines, b"", b""))
+            self._held = rest
+        if self.is_whole:
+            passed, self._held = passed + self._held, b""
+        elif len(self._held) > _HEAD_BYTES:
+            raise ConnectionAbortedError("the answer's head has no end")
+        return passed
 
 
 async def splice(house: House, peer: Peer, onward: Splice) -> None:
@@ -113,7 +153,12 @@ class _Joint:
     async def _down(self) -> None:
         """From the other side to the client."""
         piece = self._onward.greeting
+        head = LastHead() if self._onward.answers_only else None
         while True:
+            if head is not None:
+                piece = head.feed(piece)
+                if head.is_whole:
+                    head = None
             if piece:
                 await self._send_back(piece)
             piece = b""
@@ -121,6 +166,8 @@ class _Joint:
             if not piece:
                 break
             self._received += len(piece)
+        if head is not None:
+            raise ConnectionAbortedError("there was no answer")
         self._is_whole = True
         self._peer.wire.finish()
 

@@ -500,7 +500,7 @@ async def test_an_answer_passes_as_it_is_and_nothing_follows_it() -> None:
             "body"
             f"GET http://site.test:{site.port}/secret HTTP/1.1\r\nHost: site.test\r\n\r\n"
         )
-        assert answer == b"HTTP/1.1 203 Whatever\r\nX-Theirs: 1\r\nContent-Length: 10\r\n\r\nthe answer"
+        assert answer == b"HTTP/1.1 203 Whatever\r\nX-Theirs: 1\r\nContent-Length: 10\r\nConnection: close\r\n\r\nthe answer"
         assert [(asked.method, asked.target, asked.body) for asked in site.asked] == [("POST", "/a?b=c", b"body")]
         fields = dict(site.asked[0].fields)
         assert fields == {
@@ -511,6 +511,52 @@ async def test_an_answer_passes_as_it_is_and_nothing_follows_it() -> None:
             "connection": "close",
         }
         await settled(lambda: 'leeward_tunnels_total{kind="forward"} 1.0' in p.metrics.text().decode())
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"),
+    [
+        (
+            b"HTTP/1.1 200 OK\r\nConnection: keep-alive, x\r\nKeep-Alive: timeout=9\r\nContent-Length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nokHTTP/1.1 200 OK\r\n\r\n",
+        ),
+        (
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\nconnection:\r\n keep-alive\r\n\r\n",
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n",
+        ),
+        (b"HTTP/1.0 200 OK\nX: 1\n\nall\r\n\r\n", b"HTTP/1.0 200 OK\r\nX: 1\r\nConnection: close\r\n\r\nall\r\n\r\n"),
+    ],
+    ids=["kept alive", "early", "bare lines"],
+)
+@pytest.mark.parametrize("piece_bytes", [1, 4096])
+async def test_no_site_can_keep_a_client_on_the_connection_to_answer_for_another_one(
+    said: bytes, heard: bytes, piece_bytes: int
+) -> None:
+    """A client that asks several plain sites through one connection would take a second answer for that of the next site."""
+
+    async def talk(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+        for at in range(0, len(said), piece_bytes):
+            await stream.send_all(said[at : at + piece_bytes])
+            await trio.lowlevel.checkpoint()
+
+    async with listening(talk) as site, proxy(allow=LOOPBACK) as p:
+        assert await p.asked(absolute("127.0.0.1", site.port)) == heard
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"HTTP/1.1 200 OK\r\nX: 1\r\n", b"SSH-2.0-x\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000]
+)
+async def test_what_is_no_answer_does_not_reach_the_client(said: bytes) -> None:
+    async def talk(stream: trio.SocketStream) -> None:
+        await stream.receive_some(4096)
+        await stream.send_all(said)
+
+    async with listening(talk) as site, proxy(allow=LOOPBACK) as p, p.server.client() as client:
+        await client.send(absolute("127.0.0.1", site.port))
+        with trio.fail_after(6), pytest.raises(trio.BrokenResourceError):
+            await client.stream.receive_some(4096)
 
 
 async def test_a_client_that_asks_again_is_not_left_waiting_by_a_server_that_does_not_close() -> None:
