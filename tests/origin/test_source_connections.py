@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -20,6 +22,7 @@ from origin.sources import Received
 from origin.sources.addresses import literal, network_of, race
 from origin.sources.connect import CheckedBackend, trust
 from origin.sources.registry import _own_places
+from origin.sources.tunnels import Dialler, Reach
 from tests.answering import Reply, answering
 from tests.contracts.sources import collect
 from tests.registry_bench import PAGE, PATIENT, WHEEL, Bench, Names, bench, document, source_of
@@ -246,6 +249,36 @@ async def test_a_connection_that_nobody_waits_for_any_more_is_closed() -> None:
         await race(["192.0.2.1", "192.0.2.2"], connect, discard, (OSError,))
     assert leaving.cancelled_caught
     assert closed == ["192.0.2.1"]
+
+
+async def test_names_that_are_never_resolved_leave_threads_for_everybody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver cannot be told to stop: each look-up keeps its thread, though whoever asked gave up long ago."""
+    over = threading.Event()
+
+    def look_up(host: bytes | str, port: int, family: int = 0, kind: int = 0, proto: int = 0, flags: int = 0) -> object:
+        if not flags & socket.AI_NUMERICHOST:
+            over.wait(30)
+        raise socket.gaierror(socket.EAI_NONAME, "no answer")
+
+    trio.socket.set_custom_hostname_resolver(None)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    dialler = Dialler(Reach(), connect_s=0.2)
+    told: list[str] = []
+
+    async def ask(number: int) -> None:
+        with pytest.raises(Unavailable) as caught:
+            await dialler.tunnel(f"{number}.test", 443)
+        told.append(str(caught.value))
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(ask, number)
+        assert sorted(told) == sorted(f"the name {number}.test was not resolved in time" for number in range(60))
+        with trio.fail_after(5):
+            await trio.to_thread.run_sync(int)
+    finally:
+        over.set()
 
 
 async def test_a_name_that_does_not_exist_is_unavailable() -> None:
