@@ -120,7 +120,12 @@ def run(
             plain=any(registry.upstream.startswith("http:") for registry in settings.registries.values()),
             public_npm=public_npm(settings),
         )
-        for note in (*made.notes, *_maven_notes(command[0], environ, proxy), *_gradle_notes(command[0], environ, proxy)):
+        for note in (
+            *made.notes,
+            *_maven_notes(command[0], environ, proxy),
+            *_gradle_notes(command[0], environ, proxy),
+            *_own_notes(command[0], environ),
+        ):
             tell(note)
         before = _Seen.of(running)
         status = attend(command, {**environ, **made.variables})
@@ -502,6 +507,31 @@ def _gradle_notes(program: str, environ: Mapping[str, str], proxy: object) -> li
             notes.append(f"{path} names a proxy, which Gradle takes before this one")
         elif "systemProp.javax.net.ssl.trustStore" in values and theirs != ours:
             notes.append(f"{path} names a truststore, which Gradle takes before this edge's")
+    return notes
+
+
+_OWN = {
+    "uv": (("uv.toml", "pyproject.toml"), (".config/uv/uv.toml",)),
+    "pnpm": (("pnpm-workspace.yaml",), (".config/pnpm/rc", ".config/pnpm/config.yaml")),
+}
+"""Clients whose own files win over variables: those of a project, here or above, and those of a person."""
+
+_OWN_PROXY = re.compile(r"(?m)^[ \t]*[\"']?(https-?proxy|http-?proxy|no-?proxy|proxy)[\"']?[ \t]*[:=]", re.IGNORECASE)
+
+
+def _own_notes(program: str, environ: Mapping[str, str]) -> list[str]:
+    """What the files of clients say louder than any variable."""
+    name = Path(program).name
+    if name not in _OWN:
+        return []
+    projects, persons = _OWN[name]
+    here = Path.cwd()
+    files = [folder / file for folder in (here, *here.parents) for file in projects]
+    notes = []
+    for path in (*files, *(home_directory(environ) / file for file in persons)):
+        with contextlib.suppress(OSError):
+            if found := _OWN_PROXY.search(path.read_text("utf-8", "replace")):
+                notes.append(f"{path} has {found[1]}, which {name} heeds before this edge")
     return notes
 
 

@@ -220,6 +220,29 @@ def test_a_proxy_that_gradles_own_files_name_is_told_of(tmp_path: Path, monkeypa
     assert "names a truststore" in run._gradle_notes("gradle", environ, PROXY)[0]
 
 
+@pytest.mark.parametrize(
+    ("program", "name", "text", "told"),
+    [
+        ("/bin/uv", "work/uv.toml", 'https-proxy = "http://corp.test:1"\n', "https-proxy"),
+        ("uv", "pyproject.toml", '[tool.uv]\nno-proxy = ["npm.test"]\n', "no-proxy"),
+        ("uv", ".config/uv/uv.toml", 'http-proxy = "http://corp.test:1"\n', "http-proxy"),
+        ("uv", "work/pyproject.toml", '[project]\nname = "proxy"\n', ""),
+        ("pnpm", "work/pnpm-workspace.yaml", "httpsProxy: http://corp.test:1\n", "httpsProxy"),
+        ("pnpm", ".config/pnpm/rc", "noproxy=npm.test\n", "noproxy"),
+        ("npm", ".config/pnpm/rc", "noproxy=npm.test\n", ""),
+    ],
+)
+def test_a_proxy_that_wins_over_variables_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, name: str, text: str, told: str
+) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text(text)
+    wanted = [f"{tmp_path / name} has {told}, which {Path(program).name} heeds before this edge"] if told else []
+    assert run._own_notes(program, {"HOME": str(tmp_path)}) == wanted
+
+
 def test_options_of_jvms_stay_and_ours_come_last() -> None:
     environ = {"JAVA_TOOL_OPTIONS": "-Xmx1g -Dhttps.proxyHost=old.test"}
     assert made(environ)["JAVA_TOOL_OPTIONS"].startswith("-Xmx1g -Dhttps.proxyHost=old.test -Dhttp.proxyHost=127.0.0.1 ")
