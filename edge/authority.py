@@ -49,6 +49,10 @@ def issue(directory: Path, hosts: Sequence[str], now: float) -> Issued:
     with _locked(files):
         _sweep(files)
         root = _root(files, now)
+        if certificates.begins(root) > now:
+            told.append(
+                f"The authority's root begins on {_day(certificates.begins(root))}, and clients refuse it until then: is the clock right?"
+            )
         intermediate = _intermediate(files, root, hosts, now, told)
         leaves = {}
         for host in hosts:

@@ -305,6 +305,12 @@ def test_what_was_made_while_the_clock_was_wrong_is_made_anew(files: Files) -> N
     assert_whole(files, after, HOSTS, NOW)
 
 
+def test_a_root_that_begins_later_than_now_is_told(files: Files) -> None:
+    issue(files.data, HOSTS, NOW)
+    [told] = issue(files.data, HOSTS, NOW - 10 * DAY_S).told
+    assert told.startswith("The authority's root begins on 2027-01-15 07:00 UTC, and clients refuse it until then")
+
+
 def test_without_hosts_only_the_root_is_made(files: Files) -> None:
     assert issue(files.data, [], NOW) == Issued({})
     assert set(contents(files)) == {"lock", "root.pem", "root.key"}
