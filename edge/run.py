@@ -395,6 +395,7 @@ def written_for_npm(directory: Path, environ: Mapping[str, str]) -> dict[str, st
     of_npm = (NPMRC(), ("proxy", "https-proxy", "http-proxy", "noproxy", "cafile", "ca"))
     of_yarn = (YAMLLines(), ("httpsCaFilePath", "npmRegistryServer"))
     files: list[tuple[Path, tuple[Format, tuple[str, ...]]]] = [
+        (Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pnpm" / "rc", of_npm),
         (Path(named) if named else home / ".npmrc", of_npm),
         (project / ".npmrc", of_npm),
         *((directory / rc, of_yarn) for directory in (home, *reversed(above))),
@@ -512,7 +513,7 @@ def _gradle_notes(program: str, environ: Mapping[str, str], proxy: object) -> li
 
 _OWN = {
     "uv": (("uv.toml", "pyproject.toml"), (".config/uv/uv.toml",)),
-    "pnpm": (("pnpm-workspace.yaml",), (".config/pnpm/rc", ".config/pnpm/config.yaml")),
+    "pnpm": (("pnpm-workspace.yaml",), (".config/pnpm/config.yaml",)),
 }
 """Clients whose own files win over variables: those of a project, here or above, and those of a person."""
 

@@ -228,8 +228,8 @@ def test_a_proxy_that_gradles_own_files_name_is_told_of(tmp_path: Path, monkeypa
         ("uv", ".config/uv/uv.toml", 'http-proxy = "http://corp.test:1"\n', "http-proxy"),
         ("uv", "work/pyproject.toml", '[project]\nname = "proxy"\n', ""),
         ("pnpm", "work/pnpm-workspace.yaml", "httpsProxy: http://corp.test:1\n", "httpsProxy"),
-        ("pnpm", ".config/pnpm/rc", "noproxy=npm.test\n", "noproxy"),
-        ("npm", ".config/pnpm/rc", "noproxy=npm.test\n", ""),
+        ("pnpm", ".config/pnpm/config.yaml", "noProxy: npm.test\n", "noProxy"),
+        ("npm", ".config/pnpm/config.yaml", "noProxy: npm.test\n", ""),
     ],
 )
 def test_a_proxy_that_wins_over_variables_is_told_of(
@@ -297,11 +297,14 @@ def test_what_npms_files_say_is_read(tmp_path: Path) -> None:
     (home / ".npmrc").write_text("https-proxy=http://old.test:1\ncafile=${CORP}/ca.pem\n")
     (project / ".npmrc").write_text("https-proxy=null\nproxy = http://mine.test:2\n")
     (project / "package.json").write_text("{}")
+    (home / ".config" / "pnpm").mkdir(parents=True)
+    (home / ".config" / "pnpm" / "rc").write_text("noproxy=pnpm.test\nproxy=http://pnpm.test:1\n")
     (project / ".yarnrc.yml").write_text('httpsCaFilePath: "certs/ca.pem"\nnpmRegistryServer: "https://mine.test"\n')
     assert run.written_for_npm(project / "below", {"HOME": str(home), "CORP": "/corp"}) == {
         "https-proxy": "http://old.test:1",
         "cafile": "/corp/ca.pem",
         "proxy": "http://mine.test:2",
+        "noproxy": "pnpm.test",
         "httpsCaFilePath": str(project / "certs/ca.pem"),
         "npmRegistryServer": "https://mine.test",
     }
