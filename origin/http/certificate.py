@@ -35,6 +35,7 @@ class FileCertificate:
         self._key = key
         self._clock = clock
         self._metrics = metrics
+        self._has_ended = False
         self._seen = self._identity()
         self._context, self._expires_at = self._load()
         self._told()
@@ -59,6 +60,8 @@ class FileCertificate:
         # are read is seen the next time.
         seen = await trio.to_thread.run_sync(self._identity)
         if seen == self._seen:
+            if not self._has_ended and self._expires_at <= self._clock():
+                self._told()  # it was not renewed in time
             return
         self._seen = seen
         try:
@@ -72,7 +75,8 @@ class FileCertificate:
         if self._metrics is not None:
             self._metrics.certificate_expires.set(self._expires_at)
         left_s = self._expires_at - self._clock()
-        if left_s <= 0:
+        self._has_ended = left_s <= 0
+        if self._has_ended:
             _log.warning("the certificate in %s has ended: clients will refuse it", self._cert)
         else:
             _log.info("the certificate in %s is in use for %d days yet", self._cert, left_s // 86400)

@@ -352,3 +352,14 @@ def test_a_certificate_that_has_ended_is_told_to_the_operator(shown: Shown, capl
     with caplog.at_level(logging.WARNING):
         FileCertificate(shown.path, clock=lambda: 1e11)
     assert "has ended: clients will refuse it" in caplog.text
+
+
+async def test_a_certificate_that_ends_while_it_is_in_use_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    now = 1_800_000_000.0
+    certificate = FileCertificate(Shown(tmp_path).path, clock=lambda: now)
+    await certificate._look()
+    assert "has ended" not in caplog.text
+    now = certificate.expires_at
+    for _ in range(3):
+        await certificate._look()
+    assert caplog.text.count("has ended: clients will refuse it") == 1
