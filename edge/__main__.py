@@ -382,15 +382,19 @@ def _use_proxy(asked: argparse.Namespace) -> int:
 
 def _given(asked: argparse.Namespace) -> Any:
     """The proxy and the trust that a client is given: of the edge with these settings."""
+    from . import address
     from .clients import ClientError, proxied
     from .environment import Proxy
 
     settings = _load(asked, rules_too=False).settings
     if asked.url is None and settings.tls.only and settings.tls.cert is not None:
         raise ClientError("this edge takes TLS only ([tls] only), which clients do not speak to a proxy")
-    address = proxied.given_address(asked.url if asked.url is not None else _proxy_address(settings))
+    if asked.url is None and not settings.proxy.enabled:
+        raise ClientError("this edge's proxy face is off ([proxy] enabled is false)")
+    url = asked.url if asked.url is not None else address.proxy_address(address.as_running(settings))
+    at = proxied.given_address(url)
     user, password = next(iter(settings.proxy.users.items()), ("", ""))
-    return proxied.Given(Proxy(*address, user, password), proxied.trust_of(address, settings.data, asked.root, os.environ))
+    return proxied.Given(Proxy(*at, user, password), proxied.trust_of(at, settings.data, asked.root, os.environ))
 
 
 def _tell_files(asked: argparse.Namespace, client: Any, outcome: Any, pointed: str) -> None:
@@ -416,39 +420,19 @@ def _tell_files(asked: argparse.Namespace, client: Any, outcome: Any, pointed: s
 
 
 def _index_url(asked: argparse.Namespace, client: Any) -> str:
-    from . import clients
+    from . import address, clients
 
     if asked.url is not None and clients.is_index_url(client, asked.url):
         return clients.index_url(client, asked.url, {})
     settings = _load(asked).settings
-    address = asked.url if asked.url is not None else local_address(settings)
-    return clients.index_url(client, address, settings.registries)
-
-
-def local_address(settings: EdgeSettings) -> str:
-    """The base URL clients should use for the edge with these settings: its first public URL, else where it listens."""
-    from origin.words import listen_address
-
-    if settings.server.public_urls:
-        return settings.server.public_urls[0]
-    host, port = listen_address(settings.listen)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # what to dial where any address is listened on
-    scheme = "http" if settings.tls.cert is None else "https"
-    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def _proxy_address(settings: EdgeSettings) -> str:
-    """Where clients reach the proxy face: as ``local_address``, but plain HTTP, which is what they speak to a proxy."""
-    plain = next((url for url in settings.server.public_urls if url.startswith("http:")), None)
-    if plain is not None:
-        return plain
-    from msgspec.structs import replace
-
-    return local_address(replace(settings, tls=type(settings.tls)(), server=type(settings.server)()))
+    url = asked.url if asked.url is not None else address.local_address(address.as_running(settings))
+    return clients.index_url(client, url, settings.registries)
 
 
 def _capture(asked: argparse.Namespace) -> int:
-    return capture_command.run(asked, _load(asked, rules_too=False).settings)
+    from .address import as_running
+
+    return capture_command.run(asked, as_running(_load(asked, rules_too=False).settings))
 
 
 # ---- commands for a node --------------------------------------------------------------------------------------------
@@ -547,14 +531,14 @@ def _ca(asked: argparse.Namespace) -> int:
 
     data = _load(asked, rules_too=False).settings.data
     root = signer.root_of(data)
-    if asked.pem:
-        sys.stdout.write(root.decode())
-        return 0
     written: dict[str, object] = {}
     if asked.bundle is not None:
         written[str(asked.bundle)] = trust.write_bundle(asked.bundle, root)
     if asked.truststore is not None:
         written[str(asked.truststore)] = trust.write_truststore(asked.truststore, root, asked.password)
+    if asked.pem:
+        sys.stdout.write(root.decode())
+        return 0
     if written:
         return _tell(
             asked, written, lambda: [f"{path} holds {count} certificates, ours among them" for path, count in written.items()]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import ipaddress
 import logging
+import os
+import shlex
 import signal
 import socket
 import sys
@@ -25,7 +27,7 @@ from origin.metrics import Metrics, total
 from origin.policy.rules import Rule, parse_rule
 from origin.registries import Registry
 from origin.service import Service
-from origin.settings import SettingsError
+from origin.settings import SettingsError, default_data
 from origin.sources.addresses import WEB_PORTS
 from origin.sources.tunnels import Dialler, NextProxy, Reach, is_local
 from origin.watch import watch_rules
@@ -99,7 +101,8 @@ async def serve(
                 nursery.start_soon(hosts.run, service)
                 nursery.start_soon(interception.run)
             nursery.start_soon(_stop_on_signal, server, serving)
-            print(clients.how_to(base, settings.registries, proxy=proxy is not None), flush=True)
+            is_proxy = proxy is not None and not (settings.tls.only and certificate is not None)
+            print(clients.how_to(base, settings.registries, proxy=is_proxy, options=_options(loaded)), flush=True)
             # What is loaded now stays: the collector need not walk it again, which takes tens of milliseconds each time.
             gc.collect()
             gc.freeze()
@@ -158,6 +161,14 @@ def _rules(raw: Sequence[Mapping[str, object]]) -> list[Rule]:
 
 def _load_rules(path: Path) -> list[Rule]:
     return _rules(load_rules(path))
+
+
+def _options(loaded: Loaded) -> str:
+    """The options by which other commands find this edge; none if they do so anyway."""
+    words = [] if loaded.config_path is None else ["--config", shlex.quote(str(loaded.config_path))]
+    if loaded.settings.data != default_data("edge", os.environ):
+        words += ["--data", shlex.quote(str(loaded.settings.data))]
+    return "".join(f" {word}" for word in words)
 
 
 def _base_url(listener: socket.socket, scheme: str) -> str:
@@ -256,7 +267,10 @@ def _commands(base: str, service: Service, hosts: Hosts | None, metrics: Metrics
             hosts.recognise(str(host))
         return {"hosts": sorted(hosts.names())}
 
-    return commands | {"status": told, "alias": alias, "hosts": names}
+    async def at(_arguments: dict[str, object], _: Progress) -> object:
+        return base.partition("://")[2]
+
+    return commands | {"status": told, "alias": alias, "hosts": names, "at": at}
 
 
 def _certificate(settings: EdgeSettings, node: Node) -> FileCertificate | None:

@@ -104,7 +104,7 @@ def load_edge(options: Mapping[str, object], environ: Mapping[str, str], *, rule
     if config_path is not None:
         layers.add_file(config_path)
         rules = load_rules(config_path) if rules_too else ()
-    layers.add_environment(environ, ignore=("EDGE_CONFIG",))
+    layers.add_environment(environ, ignore=("EDGE_CONFIG", "EDGE_MITMDUMP"))
     layers.add_options(options)
     layers.tree.pop("rules", None)
     layers.add_default("data", default_data("edge", environ))
@@ -143,6 +143,8 @@ def _check(layers: Layers, settings: EdgeSettings) -> None:
     for user in settings.proxy.users:
         if not USER.fullmatch(user):
             raise layers.error(("proxy", "users"), "a user name is printable ASCII without a colon, and not empty")
+        if not settings.proxy.users[user]:
+            raise layers.error(("proxy", "users"), f"the user {user} has no password")
     _require_supported(layers, settings)
 
 

@@ -530,6 +530,8 @@ def check_server(layers: Layers, listen: str, server: ServerSettings, tls: TLSSe
                 raise layers.error((*path, index) if len(texts) > 1 else path, str(error)) from None
     if (tls.cert is None) != (tls.key is None):
         raise layers.error(("tls",), "a certificate needs its key, and the key its certificate: set both cert and key")
+    if tls.only and tls.cert is None:
+        raise layers.error(("tls", "only"), "TLS needs a certificate: set cert and key")
     for path, file in ((("tls", "cert"), tls.cert), (("tls", "key"), tls.key), (("upstream", "ca"), upstream.ca)):
         if file is not None and not file.is_file():
             raise layers.error(path, f"there is no file {file}")

@@ -69,10 +69,10 @@ def once(client: Client, url: str) -> str:
     return client.once.format(url=url, host=host_of(url))
 
 
-def how_to(base_url: str, registries: Mapping[str, RegistrySettings], *, proxy: bool = False) -> str:
+def how_to(base_url: str, registries: Mapping[str, RegistrySettings], *, proxy: bool = False, options: str = "") -> str:
     """How to point each client at the edge that answers at ``base_url``: text for a person's terminal, a line for each registry.
 
-    ``proxy`` says that it is an HTTP proxy too.
+    ``proxy`` says that it is an HTTP proxy too; ``options`` are those by which other commands find it, each after a space.
     """
     lines = []
     for name, registry in registries.items():
@@ -91,7 +91,7 @@ def how_to(base_url: str, registries: Mapping[str, RegistrySettings], *, proxy: 
             lines[-1] += f", or once: {once(first, url)}"
     if proxy:
         lines.append(f"as a proxy: HTTPS_PROXY={base_url.rstrip('/')}, with {base_url.rstrip('/')}/-/ca.pem trusted")
-        lines.append("  edge use --proxy NAME sets both, edge run -- COMMAND for one command")
+        lines.append(f"  edge use{options} --proxy NAME sets both, edge run{options} -- COMMAND for one command")
     if lines:
         lines.append("edge use NAME writes it for you, --undo takes it back.")
     if any(registry.kind == "pypi" for registry in registries.values()):

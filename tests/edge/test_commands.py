@@ -16,6 +16,7 @@ import pytest
 import trio
 
 from edge import __main__ as command_line
+from edge.address import local_address
 from edge.settings import load_edge
 from origin import __main__ as origin_command_line
 from origin.control import Command, Progress, serve_control
@@ -337,4 +338,4 @@ def test_use_complains_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_address_clients_should_use(tmp_path: Path, text: str, address: str) -> None:
     (tmp_path / "edge.toml").write_text(text)
     settings: Any = load_edge({"data": tmp_path}, {"HOME": str(tmp_path)}).settings
-    assert command_line.local_address(settings) == address
+    assert local_address(settings) == address
