@@ -47,6 +47,11 @@ the data directory (default: $EDGE_DATA, else what the settings say, else
 ~/.local/state/leeward/edge, for root /var/lib/leeward/edge)"""
 
 
+_CONFIG_HELP = {
+    "": "the settings (default: $EDGE_CONFIG, else the first edge.toml found: here, of the user, of the system)",
+    "run": "the settings (default: $EDGE_CONFIG, else the user's or the system's edge.toml, never a project's)",
+}
+
 _CLIENTS = ("pip", "uv", "poetry", "pdm", "npm", "pnpm", "yarn", "bun", "maven", "gradle", "sbt")
 """The rows of ``clients.CLIENTS``, spelled here because help does not wait for that import."""
 
@@ -264,7 +269,7 @@ def _command(
         allow_abbrev=False,
     )
     made.set_defaults(run=run)
-    made.add_argument("--config", metavar="FILE", help="the settings (default: $EDGE_CONFIG, else the first edge.toml found)")
+    made.add_argument("--config", metavar="FILE", help=_CONFIG_HELP.get(name, _CONFIG_HELP[""]))
     made.add_argument("--data", metavar="DIR", help=_DATA_HELP)
     return made
 
@@ -322,6 +327,8 @@ def _run(asked: argparse.Namespace) -> int:
         if not asked.quiet:
             print(f"edge run: {note}", file=sys.stderr, flush=True)
 
+    if asked.config is None and not os.environ.get("EDGE_CONFIG"):
+        asked.config = str(run.usual_config(os.environ, tell))
     options = [word for name in ("config", "data") if getattr(asked, name) for word in (f"--{name}", getattr(asked, name))]
     try:
         return run.run(_load(asked, rules_too=False), command, options, os.environ, tell)

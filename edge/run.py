@@ -30,7 +30,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from origin.errors import Unusable
-from origin.settings import home_directory
+from origin.settings import NO_CONFIG, home_directory, usual_configs
 
 from .settings import EdgeSettings, Loaded
 
@@ -127,6 +127,8 @@ def run(
             *_own_notes(command[0], environ),
         ):
             tell(note)
+        whose = "an edge that was started for this" if running.keeper is not None else "the edge that runs"
+        tell(f"through {whose}, at {running.at}, with its store in {settings.data}")
         before = _Seen.of(running)
         status = attend(command, {**environ, **made.variables})
         after = _Seen.of(running)
@@ -136,6 +138,18 @@ def run(
             for note in after.since(before):
                 tell(note)
     return status
+
+
+def usual_config(environ: Mapping[str, str], tell: Callable[[str], None]) -> Path:
+    """The settings file where none is named: the user's or the system's, else ``NO_CONFIG``.
+
+    Commands are run in projects, and those come from anywhere: what lies in one must not say where packages come from, least of all for a
+    store that other projects share.
+    """
+    here, *others = usual_configs("edge", environ)
+    if here.is_file():
+        tell(f"{here} of this directory is not read; if it is meant, name it: --config {here}")
+    return next((path.absolute() for path in others if path.is_file()), NO_CONFIG)
 
 
 def public_npm(settings: EdgeSettings) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from origin.settings import (
+    NO_CONFIG,
     Layers,
     LogSettings,
     RegistrySettings,
@@ -93,7 +94,7 @@ def load_edge(options: Mapping[str, object], environ: Mapping[str, str], *, rule
     """Read and check all layers.
 
     ``options`` maps dotted keys to values (``{"listen": "127.0.0.1:0", "log.json": True}``), None for options not given;
-    ``"config"`` names the file. ``rules_too=False`` leaves the rules unread: the running edge has them. Raises
+    ``"config"`` names the file, ``"-"`` none. ``rules_too=False`` leaves the rules unread: the running edge has them. Raises
     ``origin.settings.SettingsError``.
     """
     options = dict(options)
@@ -111,7 +112,10 @@ def load_edge(options: Mapping[str, object], environ: Mapping[str, str], *, rule
     settings = layers.decode(EdgeSettings)
     settings = msgspec.structs.replace(settings, registries=_with_defaults(settings.registries), rules=rules)
     _check(layers, settings)
-    return Loaded(settings, config_path, (config_path or usual_configs("edge", environ)[0]).absolute())
+    # Where no file was wanted, one that lies here must not say anything later either.
+    here, of_user, *_ = usual_configs("edge", environ)
+    unwanted = str(config if config is not None else environ.get("EDGE_CONFIG")) == str(NO_CONFIG)
+    return Loaded(settings, config_path, (config_path or (of_user if unwanted else here)).absolute())
 
 
 def _with_defaults(written: Mapping[str, RegistrySettings]) -> dict[str, RegistrySettings]:

@@ -606,15 +606,19 @@ def default_data(program: str, environ: Mapping[str, str]) -> Path:
     return user_directory(environ, "XDG_STATE_HOME", ".local/state") / "leeward" / program
 
 
+NO_CONFIG = Path("-")
+"""Named in place of a settings file: there is none, wherever one may lie."""
+
+
 def find_config(program: str, option: Path | None, environ: Mapping[str, str]) -> Path | None:
     """The settings file: the option's, the variable's, else the first that exists here, of the user, of the system.
 
-    None if none does.
+    None if none does, or where ``-`` is named.
     """
+    if option is None and (named := environ.get(f"{program.upper()}_CONFIG")):
+        option = Path(named)
     if option is not None:
-        return option
-    if named := environ.get(f"{program.upper()}_CONFIG"):
-        return Path(named)
+        return None if option == NO_CONFIG else option
     return next((path for path in usual_configs(program, environ) if path.is_file()), None)
 
 

@@ -14,6 +14,7 @@ from edge import run
 from edge.environment import Proxy, environment, excludes, java_properties, no_proxy, non_proxy_hosts, user_proxy
 from edge.settings import load_edge
 from edge.trust import Trust
+from origin.settings import NO_CONFIG
 
 PROXY = Proxy("127.0.0.1", 4321)
 URL = "http://127.0.0.1:4321"
@@ -308,3 +309,27 @@ def test_what_npms_files_say_is_read(tmp_path: Path) -> None:
         "httpsCaFilePath": str(project / "certs/ca.pem"),
         "npmRegistryServer": "https://mine.test",
     }
+
+
+def test_a_project_does_not_say_where_packages_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, home = tmp_path / "project", tmp_path / "home"
+    (home / ".config" / "leeward").mkdir(parents=True)
+    project.mkdir()
+    (project / "edge.toml").write_text('[registries.pypi]\nupstream = "http://elsewhere.test/simple/"\n')
+    monkeypatch.chdir(project)
+    environ = {"HOME": str(home)}
+    told: list[str] = []
+    chosen = run.usual_config(environ, told.append)
+    assert chosen == NO_CONFIG
+    assert told == ["edge.toml of this directory is not read; if it is meant, name it: --config edge.toml"]
+    loaded = load_edge({"config": str(chosen), "data": tmp_path}, environ)
+    assert "elsewhere" not in loaded.settings.registries["pypi"].upstream
+    assert loaded.config_path is None
+    assert project not in loaded.watch_path.parents, "nor later, by its rules"
+    own = home / ".config" / "leeward" / "edge.toml"
+    own.write_text("")
+    assert run.usual_config(environ, told.append) == own
+    monkeypatch.chdir(home)
+    told.clear()
+    assert run.usual_config(environ, told.append) == own
+    assert told == []
