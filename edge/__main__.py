@@ -536,7 +536,12 @@ def _ca(asked: argparse.Namespace) -> int:
 
     from . import ca, signer, trust
 
-    data = _load(asked, rules_too=False).settings.data
+    settings = _load(asked, rules_too=False).settings
+    data = settings.data
+    if not settings.proxy.enabled and not signer.Files(data).root.exists():
+        from origin.errors import Unusable
+
+        raise Unusable("This edge has no authority: its proxy face is off ([proxy] enabled is false).")
     root = signer.root_of(data)
     written: dict[str, object] = {}
     if asked.bundle is not None:

@@ -596,7 +596,8 @@ class Pages:
             published = entry.digests if subject == binding.file else entry.sidecar or ()
             if not _contradicts(published, binding):
                 continue
-            await self._event("rebound", binding.file.key, f"bound to {binding.digest}, now published as {published}")
+            now = ", ".join(map(str, published)) or "what has no digest"
+            await self._event("rebound", binding.file.key, f"bound to {binding.digest}, now published as {now}")
             if subject != binding.file:
                 # Advertised by nobody but us: ``enrich`` puts the bound digest in its place.
                 keep.setdefault(subject.filename, msgspec.structs.replace(entry, sidecar=None, extra=b""))
