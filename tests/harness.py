@@ -13,6 +13,7 @@ import gzip
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -26,6 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+import trio
+
+from origin import control
 from tests.ageing import set_ahead
 from tests.wheels import Distribution
 
@@ -58,10 +62,27 @@ def wait_until(true: Callable[[], object], timeout_s: float = 5.0, every_s: floa
     return time.monotonic() - began
 
 
+_PORTS = range(10_000, 30_000)
+"""Below those that the kernel gives out by itself, so that no connection takes one between its choice and its use."""
+
+_PORTS_PER_WORKER = 2_000
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody listens on now, from a range that this worker of the suite has to itself."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % (len(_PORTS) // _PORTS_PER_WORKER)
+    mine = _PORTS[worker * _PORTS_PER_WORKER : (worker + 1) * _PORTS_PER_WORKER]
+    for port in random.sample(mine, len(mine)):
+        with socket.socket() as probe:
+            # As servers bind: a port that a connection of an earlier one still lingers on is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+                probe.listen()
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no port is free")
 
 
 @contextlib.contextmanager
@@ -398,6 +419,11 @@ class Edge:
         """What puts ``edge run --`` before a client's command, with this edge as the one that runs."""
         return Through((sys.executable, "-m", "edge", "run", *self._options(), "--"), self.found_names())
 
+    def wait_learnt(self) -> None:
+        """Return once the edge has asked every upstream for the page that its file hosts are learnt from."""
+        asked: dict[str, object] = {"learnt": True}
+        trio.run(control.call, self.data / "edge.sock", "hosts", asked)
+
     def root_certificate(self) -> Path:
         """The certificate of the edge's authority (PEM), as ``/-/ca.pem`` gives it, in a file."""
         # It is made on first use, which takes a moment.
@@ -709,15 +735,17 @@ class Poetry:
         options: Sequence[str] = (),
         timeout_s: float = 120,
     ) -> Result:
+        workspace.fresh_environment()
         if not hashes:
             locked = self.lock(workspace, index_url, requirements, timeout_s)
             if not locked.succeeded:
                 return locked
-        return self.sync(workspace, *options, timeout_s=timeout_s)
+        return self.sync(workspace, *options, fresh=False, timeout_s=timeout_s)
 
-    def sync(self, workspace: Workspace, *options: str, timeout_s: float = 120) -> Result:
-        """``poetry install`` of the project as it is, into a fresh environment."""
-        workspace.fresh_environment()
+    def sync(self, workspace: Workspace, *options: str, fresh: bool = True, timeout_s: float = 120) -> Result:
+        """``poetry install`` of the project as it is, into a fresh environment unless there is one already."""
+        if fresh:
+            workspace.fresh_environment()
         command: list[str | Path] = [TOOLS / "bin" / "poetry", "install", "--no-root", "--no-interaction", "--no-ansi", *options]
         return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
 
@@ -759,15 +787,17 @@ class Pdm:
         options: Sequence[str] = (),
         timeout_s: float = 120,
     ) -> Result:
+        workspace.fresh_environment()
         if not hashes:
             locked = self.lock(workspace, index_url, requirements, timeout_s)
             if not locked.succeeded:
                 return locked
-        return self.sync(workspace, *options, timeout_s=timeout_s)
+        return self.sync(workspace, *options, fresh=False, timeout_s=timeout_s)
 
-    def sync(self, workspace: Workspace, *options: str, timeout_s: float = 120) -> Result:
-        """``pdm sync`` of the project as it is, into a fresh environment."""
-        workspace.fresh_environment()
+    def sync(self, workspace: Workspace, *options: str, fresh: bool = True, timeout_s: float = 120) -> Result:
+        """``pdm sync`` of the project as it is, into a fresh environment unless there is one already."""
+        if fresh:
+            workspace.fresh_environment()
         command: list[str | Path] = [TOOLS / "bin" / "pdm", "sync", "--no-self", *options]
         return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
 

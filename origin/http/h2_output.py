@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from .limits import Limits
-from .sending import Stalled, unacknowledged_bytes
+from .sending import Stalled
 from .wire import Wire
 
 
@@ -27,8 +27,7 @@ class Output:
         self._next = bytearray()
         self._turns = trio.lowlevel.ParkingLot()
         self._bell = trio.lowlevel.ParkingLot()
-        self._given = 0
-        self._taken_before = 0
+        self._taken_before = -1
         self._waited_s = 0.0
 
     @property
@@ -87,12 +86,14 @@ class Output:
     async def wait_writable(self) -> None:
         """Wait for room in the socket, under the same rule as ``sending.Transfer``: what counts is what the client has acknowledged."""
         limits, fd = self._limits, self._wire.fileno()
+        if self._taken_before < 0:
+            self._taken_before = self._wire.acknowledged()
         began = trio.current_time()
         with trio.move_on_after(limits.stall_s - self._waited_s) as scope:
             await trio.lowlevel.wait_writable(fd)
         self._waited_s += trio.current_time() - began
         if scope.cancelled_caught or self._waited_s >= limits.stall_s:
-            taken = self._given - unacknowledged_bytes(fd)
+            taken = self._wire.acknowledged()
             if taken - self._taken_before < limits.slowest_bytes_per_s * limits.stall_s:
                 raise Stalled
             self._taken_before, self._waited_s = taken, 0.0
@@ -108,5 +109,4 @@ class Output:
                 count = self._wire.send_nowait(self._sending)
             except BlockingIOError:
                 return False
-            self._given += count
             self._sending = self._sending[count:]

@@ -77,6 +77,7 @@ def test_the_battery_s_own_upstream_is_read_and_missed(npm: FakeNpm, scratch: Pa
             # The battery's own limit for a registry that is slow.
             top = '[upstream]\nanswer_timeout = "3s"\n'
             edge = stack.enter_context(start_mirror(npm, scratch, upstream=f"http://localhost:{port}/", top=top))
+            edge.wait_learnt()
         url = edge.index_url.replace("127.0.0.1", "localhost")
         report = verdaccio_e2e.run(url, tmp_path, tests=[scenario], managers=["npm"], uplink_port=port, timeout_s=100)
     assert report.verdicts() == {f"npm > {scenario}": "passed"}, report.output
