@@ -140,6 +140,7 @@ def test_what_another_registry_beside_it_claims_is_asked_of_no_public_one(
     [("GET", "/no/such/thing/here", 404), ("PUT", "/anything/at/all", 403), ("POST", "/legacy/", 403)],
 )
 def test_nothing_unknown_is_passed_through(edge: Edge, pypi: FakePyPI, method: str, path: str, status: int) -> None:
+    edge.wait_learnt()  # that asks for a page by itself
     before = len(pypi.seen())
     answer = through(edge, pypi.index_root + path, method)
     assert answer.status == status
