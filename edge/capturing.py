@@ -603,7 +603,7 @@ async def _rules(wanted: Wanted, spared: Sequence[int], ipv6: bool) -> AsyncIter
         said = b""
         with trio.move_on_after(RULES_S):
             await process.stdin.send_all("".join(line + "\n" for line in lines).encode())
-            while b"\n}\n" not in said and b"Error:" not in said and (piece := await process.stdout.receive_some()):
+            while not rules_answered(said) and (piece := await process.stdout.receive_some()):
                 said += piece
         if b"\n}\n" not in said or b"Error:" in said:
             raise Unusable(rules_refused(said.decode(errors="replace")))
@@ -613,6 +613,11 @@ async def _rules(wanted: Wanted, spared: Sequence[int], ipv6: bool) -> AsyncIter
             # Ends at once: it reads its standard input to the end, or is killed.
             process.kill()
             await process.wait()
+
+
+def rules_answered(said: bytes) -> bool:
+    """Say whether nft has said all that matters: the table as it is now, or why not (written in pieces, so its line has to end)."""
+    return b"\n}\n" in said or re.search(rb"Error:[^\n]*\n", said) is not None
 
 
 def rules_refused(said: str) -> str:

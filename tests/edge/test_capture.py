@@ -446,3 +446,14 @@ def test_a_program_that_is_no_mitmproxy_is_told_from_one(tmp_path: Path, capsys:
     words = ["--mode", "transparent", "--url", "http://127.0.0.1:9", "--hosts", "pypi.test", "--mitmdump", "/bin/true"]
     assert main(command(tmp_path, *words)) == 1
     assert capsys.readouterr().err.endswith("edge: what was found as mitmdump does not say its version\n")
+
+
+def test_nft_has_answered_when_the_line_with_its_reason_has_ended() -> None:
+    """It writes "Error: " and the reason in pieces; read by halves, a table that is another's passed for a kernel that takes no rules."""
+    said = b"Error: Could not process rule: Operation not permitted\nadd table inet leeward_capture { flags owner; }\n"
+    assert not capturing.rules_answered(said[: len("Error: ")])
+    assert not capturing.rules_answered(said[: said.index(b"\n")])
+    assert capturing.rules_answered(said[: said.index(b"\n") + 1])
+    assert "does another edge capture run here?" in capturing.rules_refused(said.decode())
+    assert not capturing.rules_answered(b"table inet leeward_capture {\n\tflags owner\n")
+    assert capturing.rules_answered(b"table inet leeward_capture {\n\tflags owner\n}\n")
