@@ -215,13 +215,34 @@ class Stamp(msgspec.Struct, frozen=True, gc=False):
     revision: int = 0
 
 
-class Change(msgspec.Struct, frozen=True, gc=False):
-    """One line of the feed. ``resource`` is a page's or file's key; ``verdict`` is set for recalls."""
+class Change(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """One line of the ledger, which is the feed. ``resource`` is a page's or file's key, or ``"verdicts"``; ``at`` is when we first saw it.
+
+    Of a file (``kind`` ``"file"``): ``digest``, ``size`` in bytes, ``purl`` of its release, ``path`` and ``filename`` as in ``File``,
+    ``published`` as upstream states it, ``source`` where it came from, ``verdict`` what policy said of it then. Of a page: ``digest`` of
+    its
+    document and ``status``. Kind ``"verdicts"`` says that policy changed, to ``revision``; ``"popular"`` that a file of that key is wanted
+    by many.
+    """
 
     serial: int
     resource: str
     digest: Digest | None = None
     verdict: Verdict | None = None
+    kind: Literal["page", "file", "verdicts", "popular"] = "page"
+    at: float = 0.0
+    registry: str = ""
+    project: str = ""
+    version: str = ""
+    view: str = ""
+    filename: str = ""
+    path: str = ""
+    size: int = 0
+    purl: str = ""
+    published: float | None = None
+    source: str = ""
+    status: int = 0
+    revision: int = 0
 
 
 # ---- bodies ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ Publishing rows and the feed's line is one transaction. Implementations pass ``t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..model import Change, Digest, File, Page, Stamp
@@ -45,7 +45,8 @@ class StoredAnswer:
 class Binding:
     """A file's name tied to its digest. ``aliases`` are the other digests that were checked. ``bound_at`` is UTC seconds.
 
-    ``last_modified`` is upstream's field as it was sent with the bytes.
+    ``last_modified`` is upstream's field as it was sent with the bytes. ``purl``, ``published`` and ``source`` are for the ledger alone and
+    do not come back from the catalogue.
     """
 
     file: File
@@ -55,6 +56,9 @@ class Binding:
     aliases: tuple[Digest, ...] = ()
     media_type: str = ""
     last_modified: str | None = None
+    purl: str = field(default="", compare=False)
+    published: float | None = field(default=None, compare=False)
+    source: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One delivered file. ``complete`` is whether the last byte went out."""
+    """One delivered file. ``complete`` is whether the last byte went out. ``edge`` is empty for this node's own, else which edge
+    delivered it,
+    and ``number`` is then that edge's own numbering, by which a repetition is told.
+    """
 
     at: float
     file: str
@@ -78,6 +85,52 @@ class Access:
     token: str
     sent: int
     complete: bool
+    edge: str = ""
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of the ledger as it is sent: ``record`` is the JSON of a ``Change``, ``hash`` the SHA-256 of the hash before and the
+    record.
+    """
+
+    serial: int
+    record: bytes
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A page or file that a follower means to bring here, and how often that failed. ``key`` is the page's or file's.
+
+    Times are UTC seconds: ``since`` it was first wanted, ``due`` to be tried again. ``dead`` is one that failed too often: still tried,
+    rarely.
+    """
+
+    key: str
+    resource: Page | File
+    since: float
+    due: float = 0.0
+    attempts: int = 0
+    error: str = ""
+    dead: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An edge of ours. ``secret`` is the SHA-256 of what it authenticates with, in hex. ``address`` is where it was last seen from."""
+
+    name: str
+    secret: str
+    enrolled_at: float
+    seen_at: float = 0.0
+    serial: int = 0
+    verdicts: int = 0
+    unresolved: int = 0
+    held_bytes: int = 0
+    address: str = ""
+    release: str = ""
 
 
 class Catalog(Protocol):
@@ -190,10 +243,97 @@ class Catalog(Protocol):
         """Forget access records made before ``before`` (UTC seconds) and all but the newest ``keep``; returns how many went."""
         ...
 
+    async def accesses_after(self, number: int, limit: int = 1000) -> Sequence[tuple[int, Access]]:
+        """This node's own access records beyond ``number``, oldest first, each with its number."""
+        ...
+
+    async def deliveries(self, files: Sequence[str], digests: Sequence[str], limit: int = 1000) -> Sequence[Access]:
+        """Accesses of any edge to files of these keys or bytes of these digests (SHA-256 in hex), newest first."""
+        ...
+
     async def remember(self, key: str, value: str) -> None:
         """Keep a small fact over restarts (learnt file hosts, the last serial)."""
         ...
 
     async def recall(self, key: str) -> str | None: ...
+
+    # -- the ledger as it is sent: for an origin
+    async def lines(self, after: int, limit: int = 1000) -> Sequence[Line]:
+        """The lines beyond serial ``after``, oldest first, chained."""
+        ...
+
+    async def head(self) -> tuple[int, bytes]:
+        """Serial and hash of the last line; ``(0, GENESIS)`` before the first."""
+        ...
+
+    async def append(self, change: Change, memory: Mapping[str, str] | None = None) -> int:
+        """Write a line that no row goes with (its ``serial`` is ignored), and remember these facts in the same transaction; its serial."""
+        ...
+
+    async def pages_after(self, key: str, limit: int = 1000) -> Sequence[Page]:
+        """Pages held with status 200, by key, beyond ``key``."""
+        ...
+
+    async def bindings_after(self, name: str, limit: int = 1000) -> Sequence[Binding]:
+        """Bindings by name (``File.key``), beyond ``name``, whether their blob is here or not."""
+        ...
+
+    async def named(self, digest: Digest) -> Sequence[Binding]:
+        """Every binding to ``digest``, by name."""
+        ...
+
+    async def counts(self) -> tuple[int, int]:
+        """How many pages are held with status 200, and how many names are bound."""
+        ...
+
+    # -- following: for an edge
+    async def follow(
+        self, memory: Mapping[str, str], stale: Iterable[tuple[str, str]] = (), wanted: Iterable[Wanted] = ()
+    ) -> None:
+        """Apply a batch of the feed, in one transaction: every page of these (registry, project) is stale, these are wanted, these facts
+        (the cursor) are remembered. What is wanted already stays as it is, but is due again.
+        """
+        ...
+
+    async def wanted(self, now: float, limit: int = 100) -> Sequence[Wanted]:
+        """What is due at ``now``: pages before files, then the longest wanted first, the dead last."""
+        ...
+
+    async def settle(self, done: Iterable[str], failed: Iterable[Wanted] = ()) -> None:
+        """Forget what came (by key), and write down how the rest stands."""
+        ...
+
+    async def unresolved(self) -> tuple[int, int, float | None]:
+        """How much is wanted, how much of that is dead, and since when the oldest is (UTC seconds)."""
+        ...
+
+    # -- the fleet: for an origin
+    async def invite(self, name: str, secret: str, until: float) -> None:
+        """Let whoever shows the secret with this SHA-256 (hex) before ``until`` enrol as ``name``. An earlier invitation of that name is
+        void.
+        """
+        ...
+
+    async def enrol(self, invitation: str, secret: str, now: float) -> str | None:
+        """Use an invitation up, once: the edge's name, whose secret is ``secret`` (SHA-256, hex) from now on; None if there is none or
+        it ended.
+        """
+        ...
+
+    async def edges(self) -> Sequence[Member]:
+        """All edges, by name."""
+        ...
+
+    async def seen(self, edges: Iterable[Member]) -> None:
+        """Note how these edges stand: all but ``secret`` and ``enrolled_at``. One that is not ours is passed over."""
+        ...
+
+    async def dismiss(self, name: str) -> bool:
+        """The edge is none of ours any more, and its invitation is void. False if it was not."""
+        ...
+
+    async def backup(self, path: str) -> None:
+        """Write a consistent copy of everything to a new file, while the node runs."""
+        ...
 
     async def close(self) -> None: ...

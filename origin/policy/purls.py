@@ -7,7 +7,8 @@ nobody types), and its normalisation would hide what was written from the messag
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+from fnmatch import fnmatchcase
+from urllib.parse import quote, unquote
 
 KINDS = ("pypi", "npm", "maven")
 
@@ -51,3 +52,25 @@ def parse_purl(text: str) -> tuple[str, str, str | None]:
     if version is not None and (not version or _BAD.search(version)):
         raise ValueError(f"the version in {text[:64]!r} is empty or holds a space")
     return kind, name, version
+
+
+def purl_of(kind: str, project: str, version: str = "") -> str:
+    """The purl of a release, or of a project without ``version``; the project in its registry's one spelling (``group/artifact`` for
+    Maven).
+
+    An ``@`` of a scope is encoded, so that the only one is the version's.
+    """
+    name = quote(project, safe="/.+-_~")
+    spelled = f"@{quote(version, safe='.+-_~!')}" if version else ""
+    return f"pkg:{kind}/{name}{spelled}"
+
+
+def matches(glob: str, purl: str) -> bool:
+    """Whether ``purl`` (as ``purl_of`` writes it) is named by a pattern such as ``pkg:npm/@scope/*`` or ``pkg:pypi/six``; ``*`` is any
+    run of
+    characters. A pattern without a version names all versions.
+    """
+    if glob == "*":
+        return True
+    wanted = unquote(glob)
+    return fnmatchcase(unquote(purl), wanted) or fnmatchcase(unquote(purl.partition("@")[0]), wanted)

@@ -2,17 +2,18 @@
 
 ``Source`` is the seam, with one contract suite (``tests/contracts/sources.py``) over all of them. A source translates its transport's
 failures into ``Unavailable`` and ``Corrupt`` and nothing else gets out; that a thing does not exist is a value (``Absent``), except in
-``file``, where it is ``NotFound``.
+``file``, where it is ``NotFound``. A node of ours may also say ``Refused``: its verdict is recorded, and no other source is asked. Sources
+are asked in order; only ``Unavailable`` leads to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..model import Digest, Entry, File, Headers, Page, Relay, Stamp
+from ..model import Digest, Entry, File, Headers, Page, Relay, Stamp, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,10 @@ class Known:
 class Received:
     """A new document. ``url`` is the final one after redirects. ``stamp.revision`` is 0: the catalogue numbers revisions.
 
-    ``digests`` are those of the whole document that came along in fields.
+    ``digests`` are those of the whole document that came along in fields. ``prepared`` says that a node of ours sent it: ``body`` is then
+    the
+    stored form of what its policy left of the listing (``Registry.reread``), believed as it is, and ``restrictions`` and ``restricted_at``
+    are those of ``Listing``. ``trail`` is that node's own ``Cache-Status``, to be shown before ours.
     """
 
     body: bytes
@@ -40,6 +44,11 @@ class Received:
     serial: int | None = None
     headers: Headers = ()
     digests: tuple[Digest, ...] = ()
+    prepared: bool = False
+    restrictions: Mapping[str, Verdict] = field(default_factory=dict)
+    restricted_at: float = 0.0
+    received_at: float | None = None
+    trail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,7 @@ class NotModified:
     """What is held is current, until ``stamp`` says otherwise."""
 
     stamp: Stamp
+    trail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
