@@ -10,9 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
+from origin.policy.purls import split
 from origin.settings import (
     NO_CONFIG,
     Layers,
@@ -59,8 +62,33 @@ class ProxySettings(Table, frozen=True, kw_only=True):
     users: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
+class ReplicateSettings(Table, frozen=True, kw_only=True):
+    """What an edge that follows an origin brings here before anybody asks, and what it does when it hears nothing from there.
+
+    ``mode`` says which releases: none, all, those that ``match`` names (purls with ``*``), or those that several edges of the fleet have
+    asked for. Their pages come too, so that a client that was never served here is served in an outage. ``limit_bytes`` is how much the
+    store may hold for more to be brought: then news takes the place of what was used least recently, and what is only caught up with is
+    left where it is. ``at_once`` is how many files come at a time.
+
+    After ``lease_s`` without a word from the origin, ``lapsed`` says whether what is held is served on, or refused until it speaks again.
+    Every ``compare_s`` what is here is compared with what the origin has, and repaired.
+    """
+
+    mode: Literal["none", "all", "matching", "popular"] = "popular"
+    match: tuple[str, ...] = ()
+    limit_bytes: int | None = msgspec.field(default=None, name="limit")
+    at_once: int = 8
+    lease_s: float = msgspec.field(default=3600.0, name="lease")
+    lapsed: Literal["serve", "refuse"] = "serve"
+    compare_s: float = msgspec.field(default=3600.0, name="compare")
+
+
 class EdgeSettings(Table, frozen=True, kw_only=True):
-    """Everything an edge can be told. ``listen`` is ``host:port``; ``rules`` are as written, for ``policy.rules.parse_rule``."""
+    """Everything an edge can be told. ``listen`` is ``host:port``; ``rules`` are as written, for ``policy.rules.parse_rule``.
+
+    ``origin`` is the URL of the central origin that is followed, None for an edge alone. ``siblings`` are asked what it cannot be asked,
+    and the registries themselves only if ``direct`` is set.
+    """
 
     data: Path
     listen: str = DEFAULT_LISTEN
@@ -73,6 +101,7 @@ class EdgeSettings(Table, frozen=True, kw_only=True):
     tls: TLSSettings = TLSSettings()
     store: StoreSettings = StoreSettings()
     proxy: ProxySettings = ProxySettings()
+    replicate: ReplicateSettings = ReplicateSettings()
     log: LogSettings = LogSettings()
     rules: tuple[Mapping[str, object], ...] = ()
 
@@ -132,10 +161,7 @@ def load_rules(path: Path) -> tuple[Mapping[str, object], ...]:
 def _check(layers: Layers, settings: EdgeSettings) -> None:
     check_registries(layers, settings.registries)
     check_server(layers, settings.listen, settings.server, settings.tls, settings.upstream)
-    if settings.origin is not None:
-        _check_url(layers, ("origin",), settings.origin)
-    for index, sibling in enumerate(settings.siblings):
-        _check_url(layers, ("siblings", index), sibling)
+    _check_fleet(layers, settings)
     for index, network in enumerate(settings.proxy.allow):
         try:
             ipaddress.ip_network(network, strict=False)
@@ -149,23 +175,37 @@ def _check(layers: Layers, settings: EdgeSettings) -> None:
             raise layers.error(("proxy", "users"), "a user name is printable ASCII without a colon, and not empty")
         if not settings.proxy.users[user]:
             raise layers.error(("proxy", "users"), f"the user {user} has no password")
-    _require_supported(layers, settings)
 
 
-def _require_supported(layers: Layers, settings: EdgeSettings) -> None:
-    """Stop rather than run without something that was asked for."""
-    asked = {
-        "origin": settings.origin is not None,
-        "siblings": bool(settings.siblings),
-        "direct": settings.direct,
-    }
-    for name, is_set in asked.items():
-        if is_set:
-            raise layers.error((name,), "this release asks the registries only; leave it out")
+def _check_fleet(layers: Layers, settings: EdgeSettings) -> None:
+    if settings.origin is not None:
+        _check_node(layers, ("origin",), settings.origin)
+        if urlsplit(settings.origin).scheme != "https":
+            raise layers.error(("origin",), f"is asked over TLS only: https://{urlsplit(settings.origin).netloc}")
+    elif settings.siblings:
+        raise layers.error(("siblings",), "siblings know each other by their origin, and none is set")
+    elif settings.direct:
+        raise layers.error(("direct",), "an edge without an origin asks the registries anyway; leave it out, or set origin")
+    for index, sibling in enumerate(settings.siblings):
+        _check_node(layers, ("siblings", index), sibling)
+    asked = settings.replicate
+    if asked.mode == "matching" and not asked.match:
+        raise layers.error(("replicate", "mode"), 'matching what? name releases in match, as in ["pkg:npm/@company/*"]')
+    if asked.match and asked.mode != "matching":
+        raise layers.error(("replicate", "match"), f'says what mode = "matching" brings here; the mode is "{asked.mode}"')
+    for index, glob in enumerate(asked.match):
+        try:
+            if glob != "*":
+                split(glob)
+        except ValueError as error:
+            raise layers.error(("replicate", "match", index), str(error)) from None
 
 
-def _check_url(layers: Layers, path: tuple[str | int, ...], url: str) -> None:
+def _check_node(layers: Layers, path: tuple[str | int, ...], url: str) -> None:
+    """Nodes are found at the root of a host. Raises ``SettingsError``."""
     try:
-        web_url(url)
+        parts = urlsplit(web_url(url))
     except ValueError as error:
         raise layers.error(path, str(error)) from None
+    if parts.path.strip("/") or parts.username is not None or parts.password is not None:
+        raise layers.error(path, "a host and a port are all it takes, as in https://origin.test:9090")

@@ -179,6 +179,12 @@ RANGES: Mapping[str, Mapping[str, tuple[str | int, str | int]]] = {
     },
     "ServerSettings": {"drain": ("0s", "1d")},
     "ProxySettings": {"idle": ("1s", "1d"), "ports": (1, 65535)},
+    "ReplicateSettings": {
+        "limit": ("1kB", "1000PB"),
+        "at_once": (1, 256),
+        "lease": ("1s", "365d"),
+        "compare": ("1s", "30d"),
+    },
     "StoreSettings": {"limit": ("1kB", "1000PB"), "memory": ("0B", "1PB"), "spool_memory": ("0B", "1PB")},
 }
 """The least and the most each number may be, by table and key, as words of the settings file: beyond them a node cannot work."""

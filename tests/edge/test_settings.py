@@ -35,6 +35,7 @@ from origin.toml_lines import key_lines
 from origin.words import duration_s, listen_address, size_bytes, web_url
 
 RULE = '[[rules]]\nname = "no-evil"\nmatch = "pkg:pypi/evil"\naction = "refuse"\nreason = "it is evil"\n'
+ORIGIN = 'origin = "https://origin.test:9090"\n'
 
 
 @pytest.fixture
@@ -213,9 +214,21 @@ def test_a_settings_file_that_is_asked_for_must_be_there(tmp_path: Path) -> None
             '[server]\npublic_urls = [\n"http://a.test",\n"http://-.test"]',
             "edge.toml:4: server.public_urls.1: a public URL names",
         ),
-        ('\norigin = "http://origin.test"', "edge.toml:2: origin: this release asks the registries only"),
-        ('siblings = ["http://b.test"]', "edge.toml:1: siblings: this release"),
-        ("direct = true", "edge.toml:1: direct: this release"),
+        ('\norigin = "http://origin.test"', "edge.toml:2: origin: is asked over TLS only: https://origin.test"),
+        ('origin = "https://origin.test/v1/"', "edge.toml:1: origin: a host and a port are all it takes"),
+        ('origin = "https://a:hunter2@origin.test"', "edge.toml:1: origin: a host and a port are all it takes"),
+        ('siblings = ["https://b.test"]', "edge.toml:1: siblings: siblings know each other by their origin"),
+        (ORIGIN + 'siblings = ["https://b.test",\n"b.test"]', "edge.toml:3: siblings.1: not an http or https URL"),
+        ("direct = true", "edge.toml:1: direct: an edge without an origin asks the registries anyway"),
+        ('[replicate]\nmode = "some"', "edge.toml:2: replicate.mode: one of none, all, matching, popular"),
+        ('[replicate]\nmode = "matching"', "edge.toml:2: replicate.mode: matching what?"),
+        ('[replicate]\nmatch = ["pkg:npm/*"]', "edge.toml:2: replicate.match: says what mode"),
+        (
+            '[replicate]\nmode = "matching"\nmatch = [\n"pkg:npm/@company/*",\n"company/*"]',
+            "edge.toml:5: replicate.match.1: 'company/*' does not begin with pkg:",
+        ),
+        ("[replicate]\nat_once = 0", "edge.toml:2: replicate.at_once: must be from 1 to 256"),
+        ('[replicate]\nlease = "0s"', "edge.toml:2: replicate.lease: must be from 1s to 365d"),
         ("[server.limits]\nconnections = 0", "edge.toml:2: server.limits.connections: must be from 1 to 1000000"),
         ("[server.limits]\nconnections = -1", "edge.toml:2: server.limits.connections: must be from"),
         ("[server.limits]\nheader = 0", "edge.toml:2: server.limits.header: must be from 1kB to 16MB"),
@@ -340,6 +353,29 @@ def test_every_number_has_a_range_that_holds_its_default() -> None:
     missing = [(table, key) for table, key in numbers(EdgeSettings) if key not in RANGES.get(table, {})]
     assert missing == [], "say in RANGES what it may be"
     load_edge({"data": "d"}, {"HOME": "/nowhere"})
+
+
+def test_an_edge_with_an_origin_replicates_what_is_popular_unless_it_is_told_otherwise(config: Path) -> None:
+    settings = load(config, ORIGIN).settings
+    assert (settings.origin, settings.direct, settings.siblings) == ("https://origin.test:9090", False, ())
+    assert settings.replicate.mode == "popular"
+    assert settings.replicate.limit_bytes is None
+    assert (settings.replicate.lease_s, settings.replicate.lapsed, settings.replicate.compare_s) == (3600, "serve", 3600)
+    text = """
+        siblings = ["https://b.test", "http://c.test:8080"]
+        direct = true
+        [replicate]
+        mode = "matching"
+        match = ["pkg:npm/@company/*", "*"]
+        limit = "10GB"
+        at_once = 2
+        lease = "10m"
+        lapsed = "refuse"
+        compare = "1d"
+    """
+    asked = load(config, ORIGIN + text).settings.replicate
+    assert asked.match == ("pkg:npm/@company/*", "*")
+    assert (asked.limit_bytes, asked.at_once, asked.lease_s, asked.lapsed, asked.compare_s) == (10**10, 2, 600, "refuse", 86400)
 
 
 # ---- what is watched
