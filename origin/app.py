@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal, Protocol
 
 import trio
 
+from .blobs import BlobStore
 from .blobs.disk import DiskBlobs
 from .catalog import Catalog
 from .catalog.sqlite import SqliteCatalog
 from .datadir import DataDirectory
-from .flights import open_flights
+from .flights import Flights, open_flights
 from .loopwatch import LoopWatch
 from .metrics import Metrics
 from .model import Clock
 from .registries import Registry
 from .registries.kinds import create
-from .service import Service
+from .service import CHANGES_KEPT, Service
 from .settings import RegistrySettings, StoreSettings, UpstreamSettings, options_of
 from .sources import Source
 from .sources.registry import RegistrySource, Timeouts, Upstream
@@ -31,14 +33,41 @@ LANDING_S = 5.0
 """How long a stopping node goes on storing what it has fetched."""
 
 
+class RunningSource(Source, Protocol):
+    """A source with work of its own in the background, for as long as ``run`` runs."""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Makings:
+    """What a node's sources are made of. ``direct`` makes the one that asks the registries themselves."""
+
+    registries: Mapping[str, Registry]
+    catalog: Catalog
+    metrics: Metrics
+    clock: Clock
+    deployment: str
+    direct: Callable[[], RegistrySource]
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node at work. ``deployment`` names it in ``CDN-Loop``."""
+    """A node at work. ``deployment`` names it in ``CDN-Loop``; ``sources`` are in the order they are asked in."""
 
     service: Service
     registries: Mapping[str, Registry]
     metrics: Metrics
     deployment: str
+    catalog: SqliteCatalog
+    blobs: BlobStore
+    flights: Flights
+    sources: Sequence[Source]
+
+
+def registries_alone(makings: Makings) -> Sequence[RunningSource]:
+    """The sources of a node that has nobody else to ask."""
+    return (makings.direct(),)
 
 
 @asynccontextmanager
@@ -49,12 +78,15 @@ async def open_node(
     store: StoreSettings,
     *,
     connected: bool = True,
+    role: Literal["edge", "origin"] = "edge",
+    sources: Callable[[Makings], Sequence[RunningSource]] = registries_alone,
     clock: Clock = time.time,
 ) -> AsyncIterator[Node]:
     """Open a node on its data directory and run it until the block ends.
 
-    ``connected=False`` opens the store alone, for commands while no node runs: nothing is asked of any upstream. Raises
-    ``errors.Unusable`` (``datadir.Locked`` if another process has the directory) and ``ValueError``, with a sentence each.
+    ``connected=False`` opens the store alone, for commands while no node runs: nothing is asked of any upstream. ``sources`` says where
+    a miss is looked for, in order. The ledger of an ``origin`` is never trimmed. Raises ``errors.Unusable`` (``datadir.Locked`` if
+    another process has the directory) and ``ValueError``, with a sentence each.
     """
     metrics = Metrics()
     rules_of = {name: create(s.kind, name, s.upstream, options_of(s)) for name, s in registries.items()}
@@ -69,22 +101,26 @@ async def open_node(
             if deployment is None:
                 deployment = secrets.token_hex(8)
                 await catalog.remember("deployment", deployment)
+
+            def direct() -> RegistrySource:
+                return RegistrySource(
+                    {name: _upstream(rules_of[name], s, upstream) for name, s in registries.items()},
+                    clock=clock,
+                    metrics=metrics,
+                    user_agent=f"leeward/{release()}",
+                    deployment_id=deployment,
+                )
+
             async with open_flights(metrics) as flights, trio.open_nursery() as nursery:
-                sources: list[Source] = []
+                asked: Sequence[RunningSource] = ()
                 if connected:
-                    source = RegistrySource(
-                        {name: _upstream(rules_of[name], s, upstream) for name, s in registries.items()},
-                        clock=clock,
-                        metrics=metrics,
-                        user_agent=f"leeward/{release()}",
-                        deployment_id=deployment,
-                    )
-                    await nursery.start(source.run)
-                    sources.append(source)
+                    asked = sources(Makings(rules_of, catalog, metrics, clock, deployment, direct))
+                    for source in asked:
+                        await nursery.start(source.run)
                 since = {name: await _upstream_since(catalog, name, s.upstream, clock) for name, s in registries.items()}
                 service = Service(
                     rules_of,
-                    sources,
+                    asked,
                     blobs,
                     catalog,
                     flights,
@@ -92,12 +128,13 @@ async def open_node(
                     clock,
                     serve_removed=frozenset(name for name, s in registries.items() if s.removed == "serve"),
                     upstream_since=since,
+                    changes_kept=None if role == "origin" else CHANGES_KEPT,
                 )
                 await service.keep_house()
                 if connected:
                     nursery.start_soon(service.run)
                     trio.lowlevel.add_instrument(LoopWatch(metrics))
-                yield Node(service, rules_of, metrics, deployment)
+                yield Node(service, rules_of, metrics, deployment, catalog, blobs, flights, asked)
                 # What has arrived whole need not be fetched again after a restart.
                 with trio.move_on_after(LANDING_S):
                     await flights.wait_landed()

@@ -49,7 +49,7 @@ names up.
 """
 
 CHANGES_KEPT = 1_000_000
-"""Lines of the feed kept for those who follow it."""
+"""Lines of the feed kept where nobody follows it. An origin, whose ledger they are, keeps all."""
 
 type Progress = Callable[[dict[str, object]], Awaitable[None]]
 
@@ -71,6 +71,7 @@ class Service:
         slow_s: float = 1.0,
         removal_confirm_s: float = 60.0,
         upstream_since: Mapping[str, float] | None = None,
+        changes_kept: int | None = CHANGES_KEPT,
     ) -> None:
         self.rules_trouble = ""
         self.registries = registries
@@ -82,6 +83,7 @@ class Service:
         self._sources = sources
         self._purging = trio.Lock()
         self._trim_at = 0.0
+        self._changes_kept = changes_kept
         # Worker threads, apart: a bomb of an archive must not keep pages from being parsed.
         parsing, unpacking = trio.CapacityLimiter(4), trio.CapacityLimiter(2)
         self.accesses = AccessLog(catalog, metrics)
@@ -215,7 +217,8 @@ class Service:
             self._trim_at = now + TRIM_S
             await self._catalog.trim_accesses(now - ACCESSES_KEPT_S, ACCESSES_KEPT)
             await self._catalog.trim_absences(now - ABSENCES_KEPT_S, ABSENCES_KEPT)
-            await self._catalog.trim_changes(CHANGES_KEPT)
+            if self._changes_kept is not None:
+                await self._catalog.trim_changes(self._changes_kept)
 
     async def evict(self, more: int = 0) -> int:
         """Delete the least recently used blobs until the store is at ``normal`` with ``more`` bytes to come; returns the bytes freed."""
