@@ -31,17 +31,20 @@ unexport PIP_PLATFORM PIP_PYTHON_VERSION PIP_IMPLEMENTATION PIP_ABI PIP_NO_BINAR
 unexport PYTHONHOME __PYVENV_LAUNCHER__
 
 .DEFAULT_GOAL := help
-.PHONY: help edge test live check format lock bench clean test-programs bench-programs FORCE
+.PHONY: help edge three-regions test live check format lock bench clean test-programs bench-programs FORCE
 # What is missing on the machine is told before anything is installed, also under -j.
 .NOTPARALLEL:
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
-		printf '  make %-8s %s\n' "$$name" "$$what"; done
-	@echo '  ARGS="…" is passed on by edge, test, live and bench'
+		printf '  make %-13s %s\n' "$$name" "$$what"; done
+	@echo '  ARGS="…" is passed on by edge, three-regions, test, live and bench'
 
 edge: .venv/.run ## set up what is missing, then serve on 127.0.0.1:8080
 	@exec $(BIN)/edge serve $(ARGS)
+
+three-regions: .venv/.run ## an origin and three edges on this machine (ports 9090, 8081 to 8083)
+	@exec $(BIN)/python deploy/three_regions.py $(ARGS)
 
 # Most tests wait more than they work, so a few run side by side; those that measure run alone, first.
 test: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIENTS)/.done $(CAPTURE)/.done ## set up what is missing, then run the whole suite
@@ -75,7 +78,7 @@ lock: $(CLIENTS)/.done .venv/.dev ## pin the newest releases again, with hashes 
 	$(BIN)/python -m tests.tools.node
 LOCK = $(CLIENTS)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.13 --generate-hashes --no-header
 
-clean: ## remove all that these commands made, the data of `make edge` apart
+clean: ## remove all that these commands made, the data of `make edge` and `make three-regions` apart
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
 	find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
