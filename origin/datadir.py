@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -120,17 +121,33 @@ class DataDirectory:
 
     def _write_version(self) -> None:
         """Durably, and whole or not at all."""
-        temporary = self.path / "version.new"
         try:
-            with temporary.open("w", encoding="ascii") as file:
-                file.write(f"{LAYOUT}\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(self.path / "version")
-            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            place(self.path / "version", f"{LAYOUT}\n".encode("ascii"), 0o600)
         except OSError as error:
             raise Unusable(f"The data directory {self.path} cannot be written to ({error.strerror}): check the disk.") from error
+
+
+def place(path: Path, content: bytes, mode: int) -> None:
+    """Put ``content`` at ``path``, whole or not at all, and on the disk before it is seen. Raises ``OSError``."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(descriptor, mode)
+            os.fsync(descriptor)
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Have the names in a directory on the disk. Raises ``OSError``."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
