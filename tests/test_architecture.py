@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("origin.notes", "origin.pipeline", "origin.feed", "origin.tokens", "origin.webhooks", "origin.access"),
     ("origin.graveyard", "origin.proving", "origin.dating", "origin.leaves", "origin.pages", "origin.files", "origin.groups")
     + ("origin.relays", "origin.service"),
-    ("origin.api", "origin.control", "origin.watch", "origin.app"),
+    ("origin.api.server", "origin.control", "origin.watch", "origin.app"),
     ("origin.__main__", "origin"),
     ("edge",),
 )
