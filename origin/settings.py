@@ -185,6 +185,7 @@ RANGES: Mapping[str, Mapping[str, tuple[str | int, str | int]]] = {
         "lease": ("1s", "365d"),
         "compare": ("1s", "30d"),
     },
+    "FleetSettings": {"lease": ("1s", "365d"), "popular": (1, 1_000_000)},
     "StoreSettings": {"limit": ("1kB", "1000PB"), "memory": ("0B", "1PB"), "spool_memory": ("0B", "1PB")},
 }
 """The least and the most each number may be, by table and key, as words of the settings file: beyond them a node cannot work."""

@@ -22,7 +22,16 @@ PACKAGES = ("origin", "edge")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("origin.model", "origin.errors"),
     ("origin.registries", "origin.policy", "origin.freshness", "origin.targets", "origin.toml_lines", "origin.api"),
-    ("origin.metrics", "origin.words", "origin.settings", "origin.logs", "origin.datadir", "origin.identity", "origin.loopwatch"),
+    (
+        "origin.metrics",
+        "origin.words",
+        "origin.settings",
+        "origin.node_settings",
+        "origin.logs",
+        "origin.datadir",
+        "origin.identity",
+        "origin.loopwatch",
+    ),
     ("origin.blobs", "origin.catalog", "origin.sources", "origin.http", "origin.flights"),
     ("origin.notes", "origin.pipeline", "origin.feed", "origin.tokens", "origin.webhooks", "origin.access"),
     ("origin.graveyard", "origin.proving", "origin.dating", "origin.leaves", "origin.pages", "origin.files", "origin.groups")
