@@ -79,7 +79,6 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 
 LONG_MODULES: dict[str, str] = {
     "origin/blobs/disk.py": "one store and its spool, whose states are read together",
-    "origin/catalog/sqlite.py": "one catalogue: its writer, its readers and their statements",
     "origin/sources/registry.py": "one request, with its retries, redirects and what is learnt from how it ends",
     "tests/contracts/registries.py": "one suite: the laws of one protocol",
     "tests/harness.py": "one stage that every end-to-end test stands on",

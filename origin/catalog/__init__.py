@@ -10,7 +10,7 @@ Publishing rows and the feed's line is one transaction. Implementations pass ``t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -73,9 +73,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One delivered file. ``complete`` is whether the last byte went out. ``edge`` is empty for this node's own, else which edge
-    delivered it,
-    and ``number`` is then that edge's own numbering, by which a repetition is told.
+    """One delivered file. ``digest`` is its SHA-256 in hex. ``complete`` is whether the last byte went out.
+
+    ``edge`` is empty for this node's own, else which edge delivered it, and ``number`` (from 1) is then that edge's own numbering, by
+    which a repetition is told.
     """
 
     at: float
@@ -91,8 +92,9 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of the ledger as it is sent: ``record`` is the JSON of a ``Change``, ``hash`` the SHA-256 of the hash before and the
-    record.
+    """A line of the ledger as it is sent.
+
+    ``record`` is the JSON of a ``Change``, ``hash`` the SHA-256 of the hash before it and of the record.
     """
 
     serial: int
@@ -105,7 +107,7 @@ class Wanted:
     """A page or file that a follower means to bring here, and how often that failed. ``key`` is the page's or file's.
 
     Times are UTC seconds: ``since`` it was first wanted, ``due`` to be tried again. ``dead`` is one that failed too often: still tried,
-    rarely.
+    rarely. ``asked`` is how often it was wanted since, which the catalogue counts.
     """
 
     key: str
@@ -115,6 +117,7 @@ class Wanted:
     attempts: int = 0
     error: str = ""
     dead: bool = False
+    asked: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +140,11 @@ class Catalog(Protocol):
     """Safe to use from many tasks. Every method is one transaction; those that change something return once it is durable.
 
     A catalogue that fails raises ``Unavailable`` from any method, and, but for ``Rebound``, nothing else.
+
+    ``on_change``, if set, is called in the event loop after lines were written; sometimes in vain. It must not wait nor raise.
     """
+
+    on_change: Callable[[], None] | None
 
     # -- pages
     async def answer(self, page: Page) -> StoredAnswer | None:
@@ -226,7 +233,10 @@ class Catalog(Protocol):
         ...
 
     async def trim_changes(self, keep: int) -> int:
-        """Forget all lines but the newest ``keep`` (and never the last one, so that serials go on); returns how many went."""
+        """Forget all lines but the newest ``keep`` (and never the last one, so that serials go on); returns how many went.
+
+        None do in a catalogue that was opened to keep its ledger, as an origin's is.
+        """
         ...
 
     async def record_event(self, event: Event) -> None: ...
@@ -244,7 +254,7 @@ class Catalog(Protocol):
         ...
 
     async def accesses_after(self, number: int, limit: int = 1000) -> Sequence[tuple[int, Access]]:
-        """This node's own access records beyond ``number``, oldest first, each with its number."""
+        """This node's own access records beyond ``number``, oldest first, each with its number, which is never given twice."""
         ...
 
     async def deliveries(self, files: Sequence[str], digests: Sequence[str], limit: int = 1000) -> Sequence[Access]:
@@ -259,11 +269,13 @@ class Catalog(Protocol):
 
     # -- the ledger as it is sent: for an origin
     async def lines(self, after: int, limit: int = 1000) -> Sequence[Line]:
-        """The lines beyond serial ``after``, oldest first, chained."""
+        """The lines beyond serial ``after``, oldest first, chained. Those by a Leeward that did not chain them are not among them: the
+        chain begins, with ``GENESIS``, at the first that is.
+        """
         ...
 
     async def head(self) -> tuple[int, bytes]:
-        """Serial and hash of the last line; ``(0, GENESIS)`` before the first."""
+        """Serial and hash of the last line; ``(0, GENESIS)`` before the first. The hash of a line that is not chained is ``GENESIS``."""
         ...
 
     async def append(self, change: Change, memory: Mapping[str, str] | None = None) -> int:
@@ -282,6 +294,10 @@ class Catalog(Protocol):
         """Every binding to ``digest``, by name."""
         ...
 
+    async def bound(self, names: Sequence[str]) -> Mapping[str, Digest]:
+        """What these names (``File.key``) are bound to, those of them that are."""
+        ...
+
     async def counts(self) -> tuple[int, int]:
         """How many pages are held with status 200, and how many names are bound."""
         ...
@@ -291,7 +307,9 @@ class Catalog(Protocol):
         self, memory: Mapping[str, str], stale: Iterable[tuple[str, str]] = (), wanted: Iterable[Wanted] = ()
     ) -> None:
         """Apply a batch of the feed, in one transaction: every page of these (registry, project) is stale, these are wanted, these facts
-        (the cursor) are remembered. What is wanted already stays as it is, but is due again.
+        (the cursor) are remembered.
+
+        What is wanted already stays as it is, but is due again (no later than it is now) and ``asked`` once more.
         """
         ...
 
@@ -299,8 +317,12 @@ class Catalog(Protocol):
         """What is due at ``now``: pages before files, then the longest wanted first, the dead last."""
         ...
 
-    async def settle(self, done: Iterable[str], failed: Iterable[Wanted] = ()) -> None:
-        """Forget what came (by key), and write down how the rest stands."""
+    async def settle(self, done: Iterable[str | Wanted], failed: Iterable[Wanted] = ()) -> None:
+        """Forget what came, and write down how the rest stands; what is not wanted is passed over.
+
+        By key it goes in any case. Given as it was read, it stays if it was asked for again meanwhile, since what came may be older than
+        that; one that failed is then due as it was.
+        """
         ...
 
     async def unresolved(self) -> tuple[int, int, float | None]:
@@ -309,14 +331,12 @@ class Catalog(Protocol):
 
     # -- the fleet: for an origin
     async def invite(self, name: str, secret: str, until: float) -> None:
-        """Let whoever shows the secret with this SHA-256 (hex) before ``until`` enrol as ``name``. An earlier invitation of that name is
-        void.
-        """
+        """Let whoever shows the secret with this SHA-256 (hex) before ``until`` enrol as ``name``; an earlier invitation of it is void."""
         ...
 
     async def enrol(self, invitation: str, secret: str, now: float) -> str | None:
         """Use an invitation up, once: the edge's name, whose secret is ``secret`` (SHA-256, hex) from now on; None if there is none or
-        it ended.
+        it ended. An edge of that name begins anew, in its ``Member`` and in the numbering of its accesses.
         """
         ...
 
@@ -329,11 +349,11 @@ class Catalog(Protocol):
         ...
 
     async def dismiss(self, name: str) -> bool:
-        """The edge is none of ours any more, and its invitation is void. False if it was not."""
+        """The edge is none of ours any more, and its invitation is void. False if there was neither."""
         ...
 
     async def backup(self, path: str) -> None:
-        """Write a consistent copy of everything to a new file, while the node runs."""
+        """Write a consistent copy of everything to a new file, while the node runs. ``Unavailable`` if there is a file already."""
         ...
 
     async def close(self) -> None: ...

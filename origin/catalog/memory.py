@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import msgspec
 import trio
 
+from ..api.wire import GENESIS
 from ..errors import Rebound, Unavailable
 from ..model import Change, Digest, File, Page, Stamp
-from . import ABSENT, Access, Binding, Event, StoredAnswer
+from . import ABSENT, Access, Binding, Event, Line, Member, StoredAnswer, Wanted
+from .records import digest_of_document, file_change, line_of, page_change
 
 
 @dataclass(slots=True)
@@ -24,15 +29,21 @@ class Holding:
 class MemoryCatalog:
     """A ``Catalog`` that forgets everything with its process. Each method is one step of the event loop, hence one transaction."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_ledger: bool = False) -> None:
+        self.keeps_ledger = keeps_ledger
+        self.on_change: Callable[[], None] | None = None
         self._answers: dict[str, StoredAnswer] = {}
         self._owners: dict[tuple[str, str], tuple[str, str]] = {}
         self._bindings: dict[str, Binding] = {}
         self._holdings: dict[Digest, Holding] = {}
-        self._changes: list[Change] = []
+        self._lines: list[Line] = []
         self._floor = 0
         self._events: list[Event] = []
-        self._accesses: list[Access] = []
+        self._accesses: dict[int, Access] = {}
+        self._accesses_given = 0
+        self._wanted: dict[str, Wanted] = {}
+        self._invitations: dict[str, tuple[str, float]] = {}
+        self._members: dict[str, Member] = {}
         self._memory: dict[str, str] = {}
         self._closed = False
 
@@ -42,9 +53,15 @@ class MemoryCatalog:
         if self._closed:
             raise Unavailable("The catalogue is closed")
 
-    def _add_change(self, resource: str, digest: Digest | None = None) -> None:
-        serial = self._changes[-1].serial + 1 if self._changes else 1
-        self._changes.append(Change(serial, resource, digest))
+    def _add_line(self, change: Change) -> int:
+        serial, previous = self._head()
+        self._lines.append(line_of(change, serial + 1, previous))
+        if self.on_change is not None:
+            self.on_change()
+        return serial + 1
+
+    def _head(self) -> tuple[int, bytes]:
+        return (self._lines[-1].serial, self._lines[-1].hash) if self._lines else (0, GENESIS)
 
     async def answer(self, page: Page) -> StoredAnswer | None:
         await self._begin()
@@ -58,7 +75,7 @@ class MemoryCatalog:
         stamp = Stamp(answer.stamp.fresh_until, answer.stamp.stale_until, revision)
         self._answers[answer.page.key] = replace(answer, stamp=stamp)
         if news:
-            self._add_change(answer.page.key)
+            self._add_line(page_change(answer, digest_of_document(answer.document)))
         return revision
 
     async def renew(self, page: Page, stamp: Stamp, received_at: float) -> None:
@@ -70,6 +87,9 @@ class MemoryCatalog:
 
     async def expire(self, registry: str, project: str, views: str = "") -> int:
         await self._begin()
+        return self._expire(registry, project, views)
+
+    def _expire(self, registry: str, project: str, views: str = "") -> int:
         found = [
             each
             for each in self._answers.values()
@@ -117,8 +137,8 @@ class MemoryCatalog:
         if bound is not None and bound.digest != binding.digest:
             raise Rebound(name, bound.digest, binding.digest)
         if bound is None:
-            self._bindings[name] = binding
-            self._add_change(name, binding.digest)
+            self._bindings[name] = replace(binding, purl="", published=None, source="")
+            self._add_line(file_change(binding))
         held = self._holdings.setdefault(binding.digest, Holding(binding.size, binding.bound_at))
         held.size, held.used_at = binding.size, max(held.used_at, binding.bound_at)
 
@@ -171,18 +191,30 @@ class MemoryCatalog:
         return sum(holding.size for holding in self._holdings.values())
 
     async def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
-        await self._begin()
-        return [each for each in self._changes if each.serial > after][:limit]
+        return [msgspec.json.decode(each.record, type=Change) for each in await self.lines(after, limit)]
 
     async def oldest_change(self) -> int:
         await self._begin()
-        return self._changes[0].serial if self._changes else 1
+        return self._lines[0].serial if self._lines else 1
 
     async def trim_changes(self, keep: int) -> int:
         await self._begin()
-        gone = max(0, len(self._changes) - max(1, keep))
-        del self._changes[:gone]
+        gone = 0 if self.keeps_ledger else max(0, len(self._lines) - max(1, keep))
+        del self._lines[:gone]
         return gone
+
+    async def lines(self, after: int, limit: int = 1000) -> Sequence[Line]:
+        await self._begin()
+        return [each for each in self._lines if each.serial > after][:limit]
+
+    async def head(self) -> tuple[int, bytes]:
+        await self._begin()
+        return self._head()
+
+    async def append(self, change: Change, memory: Mapping[str, str] | None = None) -> int:
+        await self._begin()
+        self._memory.update(memory or {})
+        return self._add_line(change)
 
     async def record_event(self, event: Event) -> None:
         await self._begin()
@@ -194,18 +226,32 @@ class MemoryCatalog:
 
     async def record_accesses(self, batch: Iterable[Access]) -> None:
         await self._begin()
-        self._accesses.extend(batch)
+        known = {(each.edge, each.number) for each in self._accesses.values() if each.number > 0}
+        for access in batch:
+            if (access.edge, access.number) not in known:
+                self._accesses_given += 1
+                self._accesses[self._accesses_given] = access
+                known |= {(access.edge, access.number)} if access.number > 0 else set()
 
     async def accesses(self, file: str | None = None, limit: int = 100) -> Sequence[Access]:
         await self._begin()
-        return [each for each in reversed(self._accesses) if file in (None, each.file)][:limit]
+        return [each for each in reversed(self._accesses.values()) if file in (None, each.file)][:limit]
 
     async def trim_accesses(self, before: float, keep: int) -> int:
         await self._begin()
-        count = len(self._accesses)
-        recent = [each for each in self._accesses if each.at >= before]
-        self._accesses = recent[max(0, len(recent) - keep) :]
-        return count - len(self._accesses)
+        recent = {number: each for number, each in self._accesses.items() if each.at >= before}
+        gone = len(self._accesses) - min(keep, len(recent))
+        self._accesses = dict(list(recent.items())[max(0, len(recent) - keep) :])
+        return gone
+
+    async def accesses_after(self, number: int, limit: int = 1000) -> Sequence[tuple[int, Access]]:
+        await self._begin()
+        return [(each, access) for each, access in self._accesses.items() if each > number and not access.edge][:limit]
+
+    async def deliveries(self, files: Sequence[str], digests: Sequence[str], limit: int = 1000) -> Sequence[Access]:
+        await self._begin()
+        found = [each for each in reversed(self._accesses.values()) if each.file in files or each.digest in digests]
+        return sorted(found, key=lambda each: each.at, reverse=True)[:limit]
 
     async def remember(self, key: str, value: str) -> None:
         await self._begin()
@@ -215,5 +261,105 @@ class MemoryCatalog:
         await self._begin()
         return self._memory.get(key)
 
+    async def pages_after(self, key: str, limit: int = 1000) -> Sequence[Page]:
+        await self._begin()
+        held = sorted(name for name, answer in self._answers.items() if answer.status == 200 and name > key)
+        return [self._answers[name].page for name in held[:limit]]
+
+    async def bindings_after(self, name: str, limit: int = 1000) -> Sequence[Binding]:
+        await self._begin()
+        return [self._bindings[each] for each in sorted(self._bindings) if each > name][:limit]
+
+    async def named(self, digest: Digest) -> Sequence[Binding]:
+        await self._begin()
+        return [self._bindings[each] for each in sorted(self._bindings) if self._bindings[each].digest == digest]
+
+    async def bound(self, names: Sequence[str]) -> Mapping[str, Digest]:
+        await self._begin()
+        return {name: self._bindings[name].digest for name in names if name in self._bindings}
+
+    async def counts(self) -> tuple[int, int]:
+        await self._begin()
+        return sum(each.status == 200 for each in self._answers.values()), len(self._bindings)
+
+    async def follow(
+        self, memory: Mapping[str, str], stale: Iterable[tuple[str, str]] = (), wanted: Iterable[Wanted] = ()
+    ) -> None:
+        await self._begin()
+        for registry, project in stale:
+            self._expire(registry, project)
+        for each in wanted:
+            known = self._wanted.get(each.key)
+            changed = each if known is None else replace(known, due=min(known.due, each.due), asked=known.asked + 1)
+            self._wanted[each.key] = replace(changed, asked=1) if known is None else changed
+        self._memory.update(memory)
+
+    async def wanted(self, now: float, limit: int = 100) -> Sequence[Wanted]:
+        await self._begin()
+        due = [each for each in self._wanted.values() if each.due <= now]
+        return sorted(due, key=lambda each: (each.dead, isinstance(each.resource, File), each.since, each.key))[:limit]
+
+    async def settle(self, done: Iterable[str | Wanted], failed: Iterable[Wanted] = ()) -> None:
+        await self._begin()
+        for each in done:
+            known = self._wanted.get(each if isinstance(each, str) else each.key)
+            if known is not None and (isinstance(each, str) or each.asked == known.asked):
+                del self._wanted[known.key]
+        for again in failed:
+            known = self._wanted.get(again.key)
+            if known is not None:
+                due = again.due if again.asked == known.asked else known.due
+                self._wanted[again.key] = replace(known, due=due, attempts=again.attempts, error=again.error, dead=again.dead)
+
+    async def unresolved(self) -> tuple[int, int, float | None]:
+        await self._begin()
+        every = self._wanted.values()
+        return len(every), sum(each.dead for each in every), min((each.since for each in every), default=None)
+
+    async def invite(self, name: str, secret: str, until: float) -> None:
+        await self._begin()
+        self._invitations[name] = (secret, until)
+
+    async def enrol(self, invitation: str, secret: str, now: float) -> str | None:
+        await self._begin()
+        name = next((name for name, (shown, _) in self._invitations.items() if shown == invitation), None)
+        if name is None or self._invitations.pop(name)[1] <= now:
+            return None
+        self._members[name] = Member(name, secret, now)
+        for number, access in self._accesses.items():
+            if access.edge == name:
+                self._accesses[number] = replace(access, number=0)
+        return name
+
+    async def edges(self) -> Sequence[Member]:
+        await self._begin()
+        return [self._members[name] for name in sorted(self._members)]
+
+    async def seen(self, edges: Iterable[Member]) -> None:
+        await self._begin()
+        for each in edges:
+            known = self._members.get(each.name)
+            if known is not None:
+                self._members[each.name] = replace(each, secret=known.secret, enrolled_at=known.enrolled_at)
+
+    async def dismiss(self, name: str) -> bool:
+        await self._begin()
+        member, invitation = self._members.pop(name, None), self._invitations.pop(name, None)
+        return member is not None or invitation is not None
+
+    async def backup(self, path: str) -> None:
+        """Write the facts and the ledger down, for whoever wants to look: nothing can be made of it again."""
+        await self._begin()
+        facts = {"memory": self._memory, "lines": [each.record.decode() for each in self._lines]}
+        await trio.to_thread.run_sync(_write_new, Path(path), json.dumps(facts))
+
     async def close(self) -> None:
         self._closed = True
+
+
+def _write_new(path: Path, text: str) -> None:
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise Unavailable(f"The copy {path} cannot be made: {error.strerror}") from error

@@ -1,9 +1,7 @@
 """The catalogue in one SQLite file, in WAL mode: the default, enough for a node of any size that is one process.
 
-Every statement runs in a worker thread. Reads take one of a few connections and never wait for the writer. Writes share one
-connection and *group commit*: whoever's turn it is commits all that is waiting in one transaction, each write in a savepoint of its
-own, so that two hundred files bound at once cost a few syncs rather than two hundred and one ``Rebound`` undoes nobody else's
-work. ``synchronous=FULL`` makes the commit durable before anybody is told.
+Every statement runs in a worker thread; ``sqlite_transactions`` says how. What is the ledger's, a follower's and the fleet's stands in
+``sqlite_ledger``, ``sqlite_following`` and ``sqlite_fleet``; pages, bindings, holdings and the rest are here.
 
 Documents are one zstd frame each, made and undone in threads too; zstandard lets go of the GIL, so that the ten megabytes of a
 20,000-file page do not stall the loop.
@@ -13,41 +11,28 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Self
 
-import msgspec
 import trio
 
-from ..errors import Rebound, Unavailable, Unusable
-from ..model import Change, Digest, File, Page, Stamp, Verdict
-from . import ABSENT, Access, Binding, Event, StoredAnswer
+from ..errors import Rebound, Unavailable
+from ..model import Digest, File, Page, Stamp
+from . import ABSENT, Binding, Event, StoredAnswer
 from .packing import packed, unpacked
+from .records import digest_of_document, file_change, page_change
+from .sqlite_fleet import FleetRows
+from .sqlite_following import FollowingRows
+from .sqlite_ledger import REMEMBER, LedgerRows, add_line, digest_of
+from .sqlite_transactions import connect, translated
 
 log = logging.getLogger(__name__)
-
-APPLICATION_ID = 0x4C656577
-"""Marks the file as ours (``Leew``), so that somebody else's database is refused, not migrated."""
-
-READERS = 4
-BUSY_TIMEOUT_S = 5.0
-BATCH = 256
-"""The most writes committed together."""
-
-TRIM_ROWS = 10_000
-"""The most rows deleted in one transaction, so that trimming does not hold up the writes of requests."""
 
 EVENTS_KEPT = 100_000
 VICTIMS = 10_000
 """The most holdings named at a time; a caller that needs more asks again."""
-
-QUICK_CHECK_BYTES = 256 << 20
-"""Databases up to this size are read through when opened, about half a second; of larger ones only the schema is."""
 
 SELECT_BINDINGS = (
     "SELECT registry, project, version, filename, path, digest, size, bound_at, aliases, media_type, last_modified FROM bindings"
@@ -55,159 +40,9 @@ SELECT_BINDINGS = (
 
 NEVER = float("-inf")
 
-_verdicts: msgspec.json.Decoder[Verdict] = msgspec.json.Decoder(Verdict)
 
-
-class Write[T]:
-    """A write that waits for its turn, and what became of it."""
-
-    __slots__ = ("abandoned", "done", "error", "operation", "result")
-
-    def __init__(self, operation: Callable[[sqlite3.Connection], T]) -> None:
-        self.operation = operation
-        self.done = False
-        self.abandoned = False
-        self.result: T | None = None
-        self.error: Exception | None = None
-
-
-class SqliteCatalog:
+class SqliteCatalog(LedgerRows, FollowingRows, FleetRows):
     """A ``Catalog`` in the file it was opened on. Made by ``open``; closed by ``close``."""
-
-    def __init__(self, path: Path, writer: sqlite3.Connection, readers: Sequence[sqlite3.Connection]) -> None:
-        self.path = path
-        self._writer = writer
-        self._readers: SimpleQueue[sqlite3.Connection | None] = SimpleQueue()
-        for reader in readers:
-            self._readers.put(reader)
-        self._queue: deque[Write[object]] = deque()
-        self._turn = trio.Lock()
-        self._writing = trio.CapacityLimiter(1)
-        self._reading = trio.CapacityLimiter(len(readers))
-        self._packing = trio.CapacityLimiter(2)
-        self._closed = False
-
-    @classmethod
-    async def open(cls, path: Path) -> Self:
-        """Open or create the catalogue at ``path``, migrating one by an older Leeward.
-
-        Raises ``Unusable`` for a file that is damaged, no catalogue, or by a newer Leeward. Nothing is ever made anew over it.
-        """
-        return cls(path, *await trio.to_thread.run_sync(open_connections, path))
-
-    def __repr__(self) -> str:
-        return f"<SqliteCatalog {self.path} {len(self._queue)} writes waiting>"
-
-    async def close(self) -> None:
-        """Wait for what is running, fold the log into the file, close. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
-        # Shielded, since it mostly runs while a node is being cancelled: the transaction under way and one checkpoint, whose log is
-        # kept near 4 MB by the automatic ones. Under 6 s, of which BUSY_TIMEOUT_S only if somebody else has the file open.
-        with trio.CancelScope(shield=True):
-            async with self._turn:
-                await trio.to_thread.run_sync(self._close, limiter=self._writing)
-
-    def _close(self) -> None:
-        readers = [self._readers.get() for _ in range(int(self._reading.total_tokens))]
-        # For threads that found the catalogue open a moment ago and now wait for a connection: they pass it on to each other.
-        self._readers.put(None)
-        try:
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.Error as error:
-            # The log is replayed at the next open: nothing is lost.
-            log.warning("the catalogue's log could not be folded in: %s", error)
-        for connection in filter(None, (*readers, self._writer)):
-            try:
-                connection.close()
-            except sqlite3.Error as error:
-                log.warning("the catalogue was not closed well: %s", error)
-
-    # ---- transactions
-
-    async def _read[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        self._check_open()
-        return await trio.to_thread.run_sync(self._read_in_thread, operation, limiter=self._reading)
-
-    def _read_in_thread[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        # Waits only for ``close``: there are connections for all that are allowed in.
-        self._check_open()
-        connection = self._readers.get()
-        if connection is None:
-            self._readers.put(None)
-            raise Unavailable("the catalogue is closed", 1)
-        try:
-            return operation(connection)
-        except Exception as error:
-            raise translated(error) from error
-        finally:
-            self._readers.put(connection)
-
-    async def _write[T](self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a write in a transaction shared with others that wait; returns once it is durable. A cancelled one may have happened."""
-        self._check_open()
-        write = Write(operation)
-        self._queue.append(write)  # type: ignore[arg-type]  # each result goes back only to the caller whose type it has
-        try:
-            # The lock is fair: whoever gets it next finds its write done by the one before, or commits all that waits by now.
-            while not write.done:
-                async with self._turn:
-                    if not write.done:
-                        self._check_open()
-                        await trio.to_thread.run_sync(self._commit_waiting, limiter=self._writing)
-        finally:
-            write.abandoned = True
-        if write.error is not None:
-            raise write.error
-        return write.result  # type: ignore[return-value]  # set, since there is no error
-
-    def _commit_waiting(self) -> None:
-        """In a thread. The queue is emptied here rather than by the caller, who may be cancelled before the thread begins."""
-        batch: list[Write[object]] = []
-        while self._queue and len(batch) < BATCH:
-            write = self._queue.popleft()
-            if not write.abandoned:
-                batch.append(write)
-        if not batch:
-            return
-        connection = self._writer
-        try:
-            if connection.in_transaction:
-                # The last one failed, and could not be undone then.
-                connection.execute("ROLLBACK")
-            connection.execute("BEGIN IMMEDIATE")
-            for write in batch:
-                self._run(connection, write)
-            connection.execute("COMMIT")
-        except BaseException as error:
-            if connection.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    connection.execute("ROLLBACK")
-            failure = translated(error) if isinstance(error, sqlite3.Error) else Unavailable("The catalogue failed", 30)
-            for write in batch:
-                write.error = failure
-            if not isinstance(error, sqlite3.Error):
-                raise
-        finally:
-            for write in batch:
-                write.done = True
-
-    def _run(self, connection: sqlite3.Connection, write: Write[object]) -> None:
-        connection.execute("SAVEPOINT one")
-        try:
-            write.result = write.operation(connection)
-        except Exception as error:
-            write.error = translated(error)
-            if not connection.in_transaction:
-                # SQLite itself gave up the whole transaction (full disk, I/O error): so must everybody in it.
-                raise
-            connection.execute("ROLLBACK TO one")
-        connection.execute("RELEASE one")
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise Unavailable("The catalogue is closed")
 
     # ---- pages
 
@@ -232,9 +67,10 @@ class SqliteCatalog:
         return await self._read(read)
 
     async def publish(self, answer: StoredAnswer) -> int:
-        """Store an answer and its feed line, unless it is an absence known already; returns its revision."""
+        """Store an answer and its line, unless it is an absence known already; returns its revision."""
         page, stamp = answer.page, answer.stamp
-        document = await trio.to_thread.run_sync(packed, answer.document, limiter=self._packing)
+        document, digest = await trio.to_thread.run_sync(_packed_and_hashed, answer.document, limiter=self._packing)
+        change = page_change(answer, digest)
         validators = (answer.etag, answer.last_modified, answer.serial)
         rest = (answer.received_at, answer.media_type, *validators, answer.vanishing_since, document)
 
@@ -257,10 +93,10 @@ class SqliteCatalog:
                 ),
             )  # fmt: skip
             if news:
-                add_change(connection, page.key)
+                add_line(connection, change)
             return revision
 
-        return await self._write(write)
+        return await self._write(write, tells=True)
 
     async def renew(self, page: Page, stamp: Stamp, received_at: float) -> None:
         """Extend a held answer (a 304)."""
@@ -305,12 +141,12 @@ class SqliteCatalog:
             ).fetchone()
             return newest_to_go
 
-        def write(connection: sqlite3.Connection) -> int:
+        def write(connection: sqlite3.Connection, limit: int) -> int:
             # What was received again meanwhile is later than the cut.
             revisions = connection.execute(
                 "DELETE FROM answers WHERE key IN (SELECT key FROM answers WHERE status IN (404, 410)"
                 " AND (received_at < ?1 OR (received_at, key) <= (?2, ?3)) ORDER BY received_at, key LIMIT ?4) RETURNING revision",
-                (before, *cut, TRIM_ROWS),
+                (before, *cut, limit),
             ).fetchall()
             if revisions:
                 # A page that comes back is numbered beyond all that went: nobody may take it for what it was.
@@ -330,6 +166,27 @@ class SqliteCatalog:
                 )
             ]
         )
+
+    async def pages_after(self, key: str, limit: int = 1000) -> Sequence[Page]:
+        """Pages held with status 200, by key, beyond ``key``."""
+        return await self._read(
+            lambda connection: [
+                Page(*row)
+                for row in connection.execute(
+                    "SELECT registry, project, view FROM answers WHERE status = 200 AND key > ? ORDER BY key LIMIT ?",
+                    (key, limit),
+                )
+            ]
+        )
+
+    async def counts(self) -> tuple[int, int]:
+        """How many pages are held with status 200, and how many names are bound."""
+        pages, names = await self._read(
+            lambda connection: connection.execute(
+                "SELECT (SELECT count(*) FROM answers WHERE status = 200), (SELECT count(*) FROM bindings)"
+            ).fetchone()
+        )
+        return int(pages), int(names)
 
     # ---- owners
 
@@ -356,8 +213,8 @@ class SqliteCatalog:
     # ---- bindings and holdings
 
     async def bind(self, binding: Binding) -> None:
-        """Bind a name, hold its blob and write the feed line, in one transaction."""
-        file, name = binding.file, binding.file.key
+        """Bind a name, hold its blob and write the line, in one transaction."""
+        file, name, change = binding.file, binding.file.key, file_change(binding)
         words = (file.registry, file.project, file.version, file.filename, file.path)
         aliases = " ".join(map(str, binding.aliases))
 
@@ -378,7 +235,7 @@ class SqliteCatalog:
                         binding.last_modified,
                     ),
                 )
-                add_change(connection, name, binding.digest)
+                add_line(connection, change)
             elif (bound := digest_of(row[0])) != binding.digest:
                 raise Rebound(name, bound, binding.digest)
             connection.execute(
@@ -387,7 +244,7 @@ class SqliteCatalog:
                 (str(binding.digest), binding.size, binding.bound_at),
             )
 
-        await self._write(write)
+        await self._write(write, tells=True)
 
     async def binding(self, file: File) -> Binding | None:
         """What a file's name is bound to."""
@@ -398,7 +255,28 @@ class SqliteCatalog:
         """All bindings of a project, by name."""
         return await self._bindings(f"{SELECT_BINDINGS} WHERE registry = ? AND project = ? ORDER BY name", (registry, project))
 
-    async def _bindings(self, query: str, values: tuple[str, ...]) -> list[Binding]:
+    async def bindings_after(self, name: str, limit: int = 1000) -> Sequence[Binding]:
+        """Bindings by name, beyond ``name``, whether their blob is here or not."""
+        return await self._bindings(f"{SELECT_BINDINGS} WHERE name > ? ORDER BY name LIMIT ?", (name, limit))
+
+    async def named(self, digest: Digest) -> Sequence[Binding]:
+        """Every binding to ``digest``, by name."""
+        return await self._bindings(f"{SELECT_BINDINGS} WHERE digest = ? ORDER BY name", (str(digest),))
+
+    async def bound(self, names: Sequence[str]) -> Mapping[str, Digest]:
+        """What these names are bound to, those of them that are."""
+
+        def read(connection: sqlite3.Connection) -> dict[str, Digest]:
+            found = {}
+            for name in names:
+                row = connection.execute("SELECT digest FROM bindings WHERE name = ?", (name,)).fetchone()
+                if row is not None:
+                    found[name] = digest_of(row[0])
+            return found
+
+        return await self._read(read)
+
+    async def _bindings(self, query: str, values: tuple[object, ...]) -> list[Binding]:
         return await self._read(
             lambda connection: [
                 Binding(
@@ -477,40 +355,7 @@ class SqliteCatalog:
             lambda connection: int(connection.execute("SELECT coalesce(sum(size), 0) FROM holdings").fetchone()[0])
         )
 
-    # ---- feed, events, access, memory
-
-    async def changes(self, after: int, limit: int = 1000) -> Sequence[Change]:
-        """The lines of the feed beyond serial ``after``, oldest first."""
-        return await self._read(
-            lambda connection: [
-                Change(serial, resource, digest and digest_of(digest), verdict and _verdicts.decode(verdict))
-                for serial, resource, digest, verdict in connection.execute(
-                    "SELECT serial, resource, digest, verdict FROM changes WHERE serial > ? ORDER BY serial LIMIT ?",
-                    (after, limit),
-                )
-            ]
-        )
-
-    async def oldest_change(self) -> int:
-        """The serial of the oldest line kept; of the first to come if there is none."""
-        return await self._read(
-            lambda connection: int(connection.execute("SELECT coalesce(min(serial), 1) FROM changes").fetchone()[0])
-        )
-
-    async def trim_changes(self, keep: int) -> int:
-        """Forget all lines of the feed but the newest ``keep``, and never the last one; returns how many went."""
-
-        def write(connection: sqlite3.Connection) -> int:
-            return connection.execute(
-                "DELETE FROM changes WHERE serial IN (SELECT serial FROM changes WHERE serial <= ? ORDER BY serial LIMIT ?)",
-                (newest - max(1, keep), TRIM_ROWS),
-            ).rowcount
-
-        # Read once: lines that come while this runs are kept on top of ``keep``.
-        newest = await self._read(
-            lambda connection: int(connection.execute("SELECT coalesce(max(serial), 0) FROM changes").fetchone()[0])
-        )
-        return await self._until_none_is_left(write)
+    # ---- events, memory
 
     async def record_event(self, event: Event) -> None:
         """Keep an event; the newest ``EVENTS_KEPT`` stay."""
@@ -532,182 +377,45 @@ class SqliteCatalog:
             query = "SELECT at, kind, subject, detail FROM events WHERE subject = ?1 ORDER BY id DESC LIMIT ?2"
         return await self._read(lambda connection: [Event(*row) for row in connection.execute(query, (subject, limit))])
 
-    async def record_accesses(self, batch: Iterable[Access]) -> None:
-        """Keep who fetched what."""
-        rows = [(each.at, each.file, each.digest, each.client, each.token, each.sent, each.complete) for each in batch]
-        await self._write(
-            lambda connection: connection.executemany(
-                "INSERT INTO accesses (at, file, digest, client, token, sent, complete) VALUES (?, ?, ?, ?, ?, ?, ?)", rows
-            ).close()
-        )
-
-    async def accesses(self, file: str | None = None, limit: int = 100) -> Sequence[Access]:
-        """Newest first."""
-        query = "SELECT at, file, digest, client, token, sent, complete FROM accesses ORDER BY id DESC LIMIT ?2"
-        if file is not None:
-            query = (
-                "SELECT at, file, digest, client, token, sent, complete FROM accesses WHERE file = ?1 ORDER BY id DESC LIMIT ?2"
-            )
-        return await self._read(
-            lambda connection: [
-                Access(at, name, digest, client, token, sent, bool(complete))
-                for at, name, digest, client, token, sent, complete in connection.execute(query, (file, limit))
-            ]
-        )
-
-    async def trim_accesses(self, before: float, keep: int) -> int:
-        """Forget access records made before ``before`` (UTC seconds) and all but the newest ``keep``; returns how many went."""
-
-        def read(connection: sqlite3.Connection) -> int:
-            # Records come in order of time, near enough: the first that is recent ends the old ones without a scan of the rest.
-            (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM accesses").fetchone()
-            recent = connection.execute("SELECT id FROM accesses WHERE at >= ? ORDER BY id LIMIT 1", (before,)).fetchone()
-            return int(max(newest - keep + 1, newest + 1 if recent is None else recent[0]))
-
-        def write(connection: sqlite3.Connection) -> int:
-            return connection.execute(
-                "DELETE FROM accesses WHERE id IN (SELECT id FROM accesses WHERE id < ? ORDER BY id LIMIT ?)", (cut, TRIM_ROWS)
-            ).rowcount
-
-        cut = await self._read(read)
-        return await self._until_none_is_left(write)
-
-    async def _until_none_is_left(self, write: Callable[[sqlite3.Connection], int]) -> int:
-        """Run a write that deletes at most ``TRIM_ROWS`` until it finds nothing; returns how many went."""
-        gone = 0
-        while count := await self._write(write):
-            gone += count
-            if count < TRIM_ROWS:
-                break
-        return gone
-
     async def remember(self, key: str, value: str) -> None:
         """Keep a small fact over restarts."""
-        await self._write(
-            lambda connection: connection.execute(
-                "INSERT INTO memory VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (key, value)
-            ).close()
-        )
+        await self._write(lambda connection: connection.execute(REMEMBER, (key, value)).close())
 
     async def recall(self, key: str) -> str | None:
         """A fact remembered, None if there is none."""
         row = await self._read(lambda connection: connection.execute("SELECT value FROM memory WHERE key = ?", (key,)).fetchone())
         return None if row is None else str(row[0])
 
+    async def backup(self, path: str) -> None:
+        """Write a consistent copy of everything to a new file, while the node runs. Raises ``Unavailable``, also if the file is there."""
+        await trio.to_thread.run_sync(self._backup, Path(path), limiter=self._copying)
 
-def open_connections(path: Path) -> tuple[sqlite3.Connection, list[sqlite3.Connection]]:
-    """In a thread: the writer and the readers of a catalogue that is known to be ours, whole and of this version."""
-    connections: list[sqlite3.Connection] = []
+    def _backup(self, path: Path) -> None:
+        # On a connection of its own: it reads for as long as it takes, and nobody waits for it.
+        self._check_open()
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise Unavailable(f"The copy {path} cannot be made: {error.strerror}") from error
+        try:
+            with contextlib.closing(connect(self.path)) as connection:
+                connection.execute("VACUUM INTO ?", (str(path),))
+            for each in (path, path.parent):
+                _sync(each)
+        except (sqlite3.Error, OSError) as error:
+            path.unlink(missing_ok=True)
+            raise (
+                Unavailable(f"The copy {path} cannot be made: {error}") if isinstance(error, OSError) else translated(error)
+            ) from error
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        connections.append(connect(path))
-        prepare(connections[0], path)
-        for _ in range(READERS):
-            connections.append(connect(path))
-            connections[-1].execute("PRAGMA query_only = ON").close()
-    except BaseException as error:
-        for connection in connections:
-            connection.close()
-        if isinstance(error, sqlite3.Error | OSError):
-            raise Unusable(unusable(path, error)) from error
-        raise
-    return connections[0], connections[1:]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
-def connect(path: Path) -> sqlite3.Connection:
-    # Used from many threads, one at a time; transactions are begun by hand.
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-    try:
-        connection.executescript("PRAGMA synchronous = FULL; PRAGMA cell_size_check = ON; PRAGMA journal_size_limit = 67108864;")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Check whose and how whole the file is, then bring it to the newest version."""
-    steps = migrations()
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    if application != APPLICATION_ID and (application or version or tables):
-        raise Unusable(
-            f"{path} is a database, but no catalogue of Leeward's: name another data directory, or move the file away."
-        )
-    if version > len(steps):
-        raise Unusable(
-            f"{path} was written by a newer Leeward (catalogue version {version}; this one knows up to {len(steps)}):"
-            " start that version, or name another data directory."
-        )
-    if path.stat().st_size <= QUICK_CHECK_BYTES:
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
-    connection.execute("PRAGMA journal_mode = WAL").fetchone()
-    for number, statements in enumerate(steps[version:], version + 1):
-        # The version changes in the same transaction: a crash leaves all of a step or nothing.
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {statements}\nPRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number}; COMMIT;"
-        )
-
-
-def migrations() -> list[str]:
-    """The SQL of each step from an empty file to the newest version, in order of the number their file names begin with."""
-    found = sorted(
-        (each.name, each) for each in resources.files(__package__).joinpath("migrations").iterdir() if each.name[:1].isdigit()
-    )
-    assert [int(name[:4]) for name, _ in found] == list(range(1, len(found) + 1))
-    return [each.read_text(encoding="utf-8") for _, each in found]
-
-
-def unusable(path: Path, error: sqlite3.Error | OSError) -> str:
-    """One sentence for the operator."""
-    if code_of(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return f"{path} is in use by another process: stop it first."
-    if isinstance(error, OSError) or code_of(error) in (
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PERM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_FULL,
-    ):
-        return f"{path} cannot be opened for writing ({error}): check its owner, its mode and the room left on the disk."
-    return (
-        f"{path} is damaged ({error}): restore it from a backup, or move it and its -wal and -shm files away to begin with an empty"
-        " catalogue; stored files are kept, but what they were bound to is fetched again."
-    )
-
-
-def translated(error: Exception) -> Exception:
-    """What a failure in a transaction means to callers: ``Unavailable``, but for ``Rebound``. A statement that failed changed nothing."""
-    if isinstance(error, Rebound | Unavailable):
-        return error
-    code = code_of(error)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        return Unavailable("The catalogue is in use by another process", 1)
-    if code == sqlite3.SQLITE_FULL:
-        return Unavailable("The disk has no room for the catalogue", 10)
-    # With its traceback: a disk that fails, a damaged row, or a mistake of ours, which must not end the node either.
-    log.error("the catalogue failed: %s", error, exc_info=error)
-    return Unavailable(f"The catalogue failed: {error}", 30)
-
-
-def code_of(error: Exception) -> int:
-    """SQLite's primary result code; 0 for an error of the Python module's own."""
-    code: int = getattr(error, "sqlite_errorcode", 0) or 0
-    return code & 0xFF
-
-
-def add_change(
-    connection: sqlite3.Connection, resource: str, digest: Digest | None = None, verdict: Verdict | None = None
-) -> None:
-    """Write a line of the feed. Its serial is one more than the last: an undone transaction gives its serials back."""
-    connection.execute(
-        "INSERT INTO changes (resource, digest, verdict) VALUES (?, ?, ?)",
-        (resource, digest and str(digest), verdict and msgspec.json.encode(verdict)),
-    )
-
-
-def digest_of(text: str) -> Digest:
-    """Undo ``str(digest)``; algorithms may have a hyphen too."""
-    algorithm, _, value = text.rpartition("-")
-    return Digest(algorithm, value)
+def _packed_and_hashed(document: bytes) -> tuple[bytes, Digest | None]:
+    return packed(document), digest_of_document(document)

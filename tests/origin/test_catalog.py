@@ -11,17 +11,19 @@ import pytest
 import trio
 import trio.testing
 
-from origin.catalog import Access, Catalog, Event
-from origin.catalog import sqlite as sqlite_module
+from origin.catalog import Access, Catalog, Event, Member, sqlite_transactions
 from origin.catalog.memory import MemoryCatalog
 from origin.catalog.packing import packed
-from origin.catalog.sqlite import SqliteCatalog, migrations
+from origin.catalog.sqlite import SqliteCatalog
+from origin.catalog.sqlite_transactions import migrations
 from origin.errors import Unavailable, Unusable
-from origin.model import Page, Stamp
+from origin.model import Change, Page, Stamp
 from tests.contracts.catalogs import SIX, WHEEL, CatalogContract, bound, stored, wheel
+from tests.contracts.fleets import FleetContract, want
+from tests.contracts.ledgers import LedgerContract
 
 
-class TestSqlite(CatalogContract):
+class TestSqlite(CatalogContract, LedgerContract, FleetContract):
     @pytest.fixture
     async def catalog(self, tmp_path: Path) -> AsyncIterator[SqliteCatalog]:
         catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
@@ -29,7 +31,7 @@ class TestSqlite(CatalogContract):
         await catalog.close()
 
 
-class TestMemory(CatalogContract):
+class TestMemory(CatalogContract, LedgerContract, FleetContract):
     @pytest.fixture
     async def catalog(self) -> MemoryCatalog:
         return MemoryCatalog()
@@ -78,9 +80,9 @@ async def test_writes_that_wait_together_are_committed_together(tmp_path: Path) 
 async def test_a_batch_larger_than_one_transaction_is_finished(tmp_path: Path) -> None:
     catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
     async with trio.open_nursery() as nursery:
-        for number in range(sqlite_module.BATCH * 2 + 10):
+        for number in range(sqlite_transactions.BATCH * 2 + 10):
             nursery.start_soon(catalog.remember, str(number), "x")
-    for number in (0, sqlite_module.BATCH, sqlite_module.BATCH * 2 + 9):
+    for number in (0, sqlite_transactions.BATCH, sqlite_transactions.BATCH * 2 + 9):
         assert await catalog.recall(str(number)) == "x"
     await catalog.close()
 
@@ -108,7 +110,7 @@ async def test_closing_waits_for_what_is_being_written(tmp_path: Path) -> None:
 
 
 async def test_trimming_goes_on_until_all_that_is_old_has_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_module, "TRIM_ROWS", 10)
+    monkeypatch.setattr(sqlite_transactions, "TRIM_ROWS", 10)
     catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
     await catalog.record_accesses(Access(float(number), "f", "d", "c", "t", 1, True) for number in range(100))
     assert await catalog.trim_accesses(0.0, 5) == 95
@@ -228,7 +230,7 @@ async def reopen(path: Path) -> None:
 async def test_a_database_that_somebody_else_holds_is_not_waited_for_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_module, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(sqlite_transactions, "BUSY_TIMEOUT_S", 0.01)
     catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
     intruder = sqlite3.connect(tmp_path / "catalog.sqlite", isolation_level=None)
     intruder.execute("BEGIN IMMEDIATE")
@@ -290,7 +292,7 @@ async def test_one_wrong_bit_in_a_document_is_noticed(tmp_path: Path) -> None:
 async def test_trimming_the_feed_and_absences_goes_on_until_all_that_is_old_has_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_module, "TRIM_ROWS", 10)
+    monkeypatch.setattr(sqlite_transactions, "TRIM_ROWS", 10)
     catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
     for number in range(45):
         await catalog.publish(stored(Page("pypi", str(number)), status=404, document=b"", received_at=float(number)))
@@ -306,7 +308,7 @@ async def test_trimming_the_feed_and_absences_goes_on_until_all_that_is_old_has_
 async def test_a_catalogue_of_the_first_version_is_brought_up_and_keeps_what_it_had(tmp_path: Path) -> None:
     path = tmp_path / "catalog.sqlite"
     old = sqlite3.connect(path, isolation_level=None)
-    old.executescript(f"{migrations()[0]} PRAGMA application_id = {sqlite_module.APPLICATION_ID}; PRAGMA user_version = 1;")
+    old.executescript(f"{migrations()[0]} PRAGMA application_id = {sqlite_transactions.APPLICATION_ID}; PRAGMA user_version = 1;")
     old.execute("INSERT INTO changes (resource) VALUES ('pypi:six:')")
     old.close()
     catalog = await SqliteCatalog.open(path)
@@ -346,13 +348,32 @@ CALLS: dict[str, Callable[[Catalog], Awaitable[object]]] = {
     "record_accesses": lambda catalog: catalog.record_accesses([Access(1.0, "f", "d", "c", "t", 1, True)]),
     "accesses": lambda catalog: catalog.accesses(),
     "trim_accesses": lambda catalog: catalog.trim_accesses(1.0, 0),
+    "accesses_after": lambda catalog: catalog.accesses_after(0),
+    "deliveries": lambda catalog: catalog.deliveries(["f"], ["d"]),
+    "lines": lambda catalog: catalog.lines(0),
+    "head": lambda catalog: catalog.head(),
+    "append": lambda catalog: catalog.append(Change(0, "verdicts", kind="verdicts"), {"key": "value"}),
+    "pages_after": lambda catalog: catalog.pages_after(""),
+    "bindings_after": lambda catalog: catalog.bindings_after(""),
+    "named": lambda catalog: catalog.named(bound().digest),
+    "bound": lambda catalog: catalog.bound([WHEEL.key]),
+    "counts": lambda catalog: catalog.counts(),
+    "follow": lambda catalog: catalog.follow({"key": "value"}, [("pypi", "six")], [want(SIX)]),
+    "wanted": lambda catalog: catalog.wanted(1.0),
+    "settle": lambda catalog: catalog.settle([SIX.key], [want(SIX)]),
+    "unresolved": lambda catalog: catalog.unresolved(),
+    "invite": lambda catalog: catalog.invite("name", "secret", 2.0),
+    "enrol": lambda catalog: catalog.enrol("secret", "other", 1.0),
+    "edges": lambda catalog: catalog.edges(),
+    "seen": lambda catalog: catalog.seen([Member("name", "", 1.0)]),
+    "dismiss": lambda catalog: catalog.dismiss("name"),
     "remember": lambda catalog: catalog.remember("key", "value"),
     "recall": lambda catalog: catalog.recall("key"),
 }
 
 
 def test_the_table_of_calls_has_every_method() -> None:
-    assert set(CALLS) == {name for name in vars(Catalog) if not name.startswith("_")} - {"close"}
+    assert set(CALLS) == {name for name in vars(Catalog) if not name.startswith("_")} - {"close", "backup"}
 
 
 class Failing:
@@ -404,7 +425,7 @@ async def test_whatever_fails_the_catalogue_is_unavailable_and_then_goes_on(
     for call in CALLS.values():
         await call(catalog)
     writer = catalog._writer
-    readers = [catalog._readers.get() for _ in range(sqlite_module.READERS)]
+    readers = [catalog._readers.get() for _ in range(sqlite_transactions.READERS)]
     catalog._writer = Failing(writer, code, words)  # type: ignore[assignment]  # stands in for it
     for reader in readers:
         catalog._readers.put(Failing(reader, code, words))  # type: ignore[arg-type]  # stands in for it
@@ -432,7 +453,7 @@ async def test_what_sqlite_cannot_hold_or_decode_ends_nobody_either(tmp_path: Pa
     with pytest.raises(Unavailable):
         await catalog.remember("key", "\ud800")
     await catalog.bind(bound())
-    catalog._writer.execute("UPDATE changes SET verdict = x'7b'")
+    catalog._writer.execute("UPDATE changes SET record = x'7b'")
     with pytest.raises(Unavailable):
         await catalog.changes(0)
     await catalog.close()
