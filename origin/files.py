@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,12 +21,13 @@ from .blobs import BlobStore
 from .catalog import Binding, Catalog
 from .errors import Corrupt, NotFound, Refused, Unavailable
 from .flights import Flight, Flights
+from .leaves import Leaves
 from .model import Allow, Arriving, Clock, Digest, Entry, File, Listing, Refuse, Span, Verdict
 from .notes import LIMIT_BYTES, Notes
 from .pages import HeldPage, Pages
 from .pipeline.stages import Stored
 from .pipeline.synchronize import Workbench, sidecar_of, synchronize
-from .policy.rules import judge
+from .policy.recalls import judge_digests
 from .registries import Registry
 from .sources import Source
 
@@ -108,6 +110,7 @@ class Files:
         self._bound: OrderedDict[File, Binding] = OrderedDict()
         # Requests whose flight is in the air, by what they asked for.
         self._aloft: dict[File, tuple[Resolved, Flight[Stored]]] = {}
+        self._leaves = Leaves(self.judge)
         self._used: dict[Digest, float] = {}
         self._probed: OrderedDict[str, tuple[float, bool]] = OrderedDict()
         self._notes = notes
@@ -117,9 +120,27 @@ class Files:
             sources, blobs, catalog, self.judge, event, make_room, self._evidence, self._signature, clock, threads
         )
 
-    def judge(self, file: File) -> Verdict:
-        """What the rules now in force say of a resolved file."""
-        return judge(self._pages.rules, self._registries[file.registry], file.project, file.version)
+    def judge(self, file: File, digests: Sequence[Digest] = ()) -> Verdict:
+        """What the policy now in force says of a resolved file whose bytes have these digests."""
+        return self._pages.policy.judge(self._registries[file.registry], file.project, file.version, digests)
+
+    def review(self) -> None:
+        """See ``Leaves.review``."""
+        self._leaves.review()
+
+    async def _require_allowed(self, file: File, digests: Sequence[Digest]) -> None:
+        """Raise ``Refused`` for what policy forbids, and for a sidecar of bytes that were recalled."""
+        _require_allowed(self.judge(file, digests))
+        registry = self._registries[file.registry]
+        subject = registry.subject(file)
+        if subject == file or not self._pages.policy.refused:
+            return
+        binding = await self._binding(subject)
+        if binding is not None:
+            _require_allowed(self.judge(subject, _digests(binding)))
+        elif (page := registry.listing_page(subject)) is not None:
+            entry = _entry(registry, await self._pages.held(page), subject)
+            _require_allowed(self.judge(subject, entry.digests if entry is not None else ()))
 
     async def deliver(self, file: File, *, hold_s: float) -> Delivery:
         """Give a file, held or arriving.
@@ -127,6 +148,7 @@ class Files:
         Waits at most ``hold_s`` seconds for its first byte to be releasable, then raises ``Unavailable`` with the flight's own estimate
         while the flight goes on. Raises ``NotFound``, ``Refused``, ``Unavailable`` or ``Corrupt``.
         """
+        self._pages.require_leave()
         # What it takes to learn what the path means counts too, but leaves a second: pip gives up after 15 s without a byte.
         asked = trio.current_time()
         algorithm = self._registries[file.registry].checksum(file)
@@ -145,8 +167,8 @@ class Files:
         if aloft is not None:
             # Being fetched at this moment: what its path means is known, and a hundred clients need not each look it up.
             resolved, _ = aloft
-            _require_allowed(self.judge(resolved.file))
             assert resolved.entry is not None
+            await self._require_allowed(resolved.file, resolved.entry.digests)
             return await self._arriving(resolved.file, resolved.entry, resolved.binding, asked + hold_s)
         try:
             resolved = await self.resolve(file)
@@ -154,7 +176,7 @@ class Files:
             # A refused version has no sidecars on its page: that is a refusal too, not an absence.
             _require_allowed(self.judge(file))
             raise
-        _require_allowed(self.judge(resolved.file))
+        await self._require_allowed(resolved.file, _known(resolved))
         until = max(asked + hold_s, trio.current_time() + LEAST_HOLD_S)
         if resolved.binding is not None:
             delivery = await self._held(resolved.binding) or await self._made_again(resolved.binding, until)
@@ -162,6 +184,7 @@ class Files:
                 return delivery
         await self._require_not_absent(resolved.file)
         entry = resolved.entry or await self._listed(resolved.file)
+        _require_allowed(self.judge(resolved.file, entry.digests))
         # Look again: its flight may have landed while this request looked the name up. From here to the join nothing yields.
         landed = self._bound.get(resolved.file)
         if landed is not None and landed is not resolved.binding:
@@ -179,6 +202,85 @@ class Files:
         """Whether the file, or the file that it is a checksum of, has been delivered before under this instance's name."""
         return await self._binding(self._registries[file.registry].subject(file)) is not None
 
+    # ---- for other nodes, and for who brings things here beforehand
+
+    async def keep(self, file: File) -> None:
+        """Bring a file here and wait until it is stored; nothing if it is. Checksum sidecars are made, not stored.
+
+        Raises like ``deliver``, and ``Unavailable`` if there is no room for it.
+        """
+        if self._registries[file.registry].checksum(file):
+            return
+        resolved = await self.resolve(file)
+        await self._require_allowed(resolved.file, _known(resolved))
+        if resolved.binding is not None:
+            if await self._blobs.size(resolved.binding.digest) is not None:
+                return
+            made = await self._made_again(resolved.binding, math.inf)
+            if made is not None:
+                if isinstance(made.body, Span):
+                    made.body.close()
+                return
+        entry = resolved.entry or await self._listed(resolved.file)
+        flight, _ = self._fetch(resolved.file, entry, resolved.binding, file)
+        stored = await flight.wait_outcome()
+        if not stored.kept:
+            raise Unavailable(f"there is no room for {file.name}", 60)
+
+    async def holds(self, file: File) -> Binding | None:
+        """What a file is bound to, if its blob is here; None else. Asks nobody."""
+        binding = await self._bound_as(await self._readings(file))
+        return binding if binding is not None and await self._blobs.size(binding.digest) is not None else None
+
+    async def held(self, file: File) -> Delivery | None:
+        """A file by name, as it is held; None if it is not. Asks nobody. Raises ``Refused``, ``Unavailable`` after a lapse."""
+        self._pages.require_leave()
+        registry = self._registries[file.registry]
+        algorithm = registry.checksum(file)
+        subject = registry.subject(file) if algorithm else file
+        binding = await self._bound_as(await self._readings(subject))
+        if binding is None:
+            _require_allowed(self.judge(subject))
+            return None
+        await self._require_allowed(binding.file, _digests(binding))
+        page = registry.listing_page(binding.file)
+        listed = await self._pages.held(page) if page is not None else None
+        if listed is not None:
+            self._require_listed(registry, listed, binding.file)
+        if not algorithm:
+            return await self._held(binding)
+        mine = next((digest.value for digest in _digests(binding) if digest.algorithm == algorithm), None)
+        if mine is None or not self._is_offered(registry, file, algorithm):
+            return None
+        return _written(registry, file, mine, "hit", "hit; detail=generated", binding.last_modified)
+
+    async def blob(self, digest: Digest) -> Delivery | None:
+        """The bytes with a SHA-256, None if they are not held.
+
+        Raises ``Refused`` if they were recalled, or if all names they are bound to are refused; ``Unavailable`` after a lapse.
+        """
+        self._pages.require_leave()
+        refused: Refused | None = None
+        for binding in await self._catalog.named(digest):
+            try:
+                await self._require_allowed(binding.file, _digests(binding))
+            except Refused as error:
+                refused = error
+                continue
+            return await self._held(binding)
+        if refused is not None:
+            raise refused
+        _require_allowed(judge_digests(self._pages.policy.refused, (digest,)))
+        return None
+
+    async def exists(self, file: File) -> bool:
+        """Whether upstream has a file's bytes, listed or not. Raises ``Unavailable`` or ``Corrupt``."""
+        registry = self._registries[file.registry]
+        found = await self._look_up(file)
+        if isinstance(found, Listing):
+            return await self._exists(registry, file, found)
+        return found is not None and (registry.listing_page(file) is not None or await self._probe(file, found.url))
+
     # ---- what a path means
 
     async def resolve(self, file: File) -> Resolved:
@@ -190,15 +292,11 @@ class Files:
             return Resolved(file, None, remembered)
         if registry.listing_page(file) is None:
             return Resolved(file, registry.expected(file, None), await self._binding(file))
-        owner = await self._catalog.owner(file.registry, file.path) if file.path else None
-        if owner is not None:
-            file = File(file.registry, owner[0], owner[1], file.filename, file.path)
-        candidates = [file] if owner is not None else [c for c in (file, *registry.guesses(file)) if c.project][:READINGS]
-        for candidate in candidates:
-            binding = await self._binding(candidate)
-            if binding is not None and candidate.path in ("", binding.file.path):
-                await self._require_still_listed(registry, binding.file)
-                return Resolved(binding.file, None, binding)
+        candidates = await self._readings(file)
+        binding = await self._bound_as(candidates)
+        if binding is not None:
+            await self._require_still_listed(registry, binding.file)
+            return Resolved(binding.file, None, binding)
         listings: list[tuple[File, Listing]] = []
         unknown: Unavailable | None = None
         for candidate in candidates:
@@ -219,6 +317,20 @@ class Files:
             if await self._exists(registry, candidate, listing):
                 raise Refused(Refuse(f"{file.name} is not listed by its project", "unlisted"))
         raise NotFound(f"{file.name} is not listed by its project")
+
+    async def _readings(self, file: File) -> Sequence[File]:
+        """What a path may mean, most likely first: one file, if a listing has told its owner."""
+        owner = await self._catalog.owner(file.registry, file.path) if file.path else None
+        if owner is not None:
+            return [File(file.registry, owner[0], owner[1], file.filename, file.path)]
+        return [c for c in (file, *self._registries[file.registry].guesses(file)) if c.project][:READINGS]
+
+    async def _bound_as(self, candidates: Sequence[File]) -> Binding | None:
+        for candidate in candidates:
+            binding = await self._binding(candidate)
+            if binding is not None and candidate.path in ("", binding.file.path):
+                return binding
+        return None
 
     async def _binding(self, file: File) -> Binding | None:
         found = self._bound.get(file)
@@ -242,6 +354,9 @@ class Files:
         if held is None:
             return
         self._pages.refresh_soon(held)
+        self._require_listed(registry, held, file)
+
+    def _require_listed(self, registry: Registry, held: HeldPage, file: File) -> None:
         if file.registry not in self._serve_removed and not _lists(registry, held, file):
             raise Refused(Refuse(f"{file.name} was removed upstream", "removed-upstream"))
 
@@ -282,8 +397,9 @@ class Files:
     async def _exists(self, registry: Registry, file: File, listing: Listing) -> bool:
         """Whether upstream has the bytes of a file that ``listing`` lacks; asked once for all, and remembered for a while."""
         url = registry.probe_location(file, listing)
-        if url is None:
-            return False
+        return url is not None and await self._probe(file, url)
+
+    async def _probe(self, file: File, url: str) -> bool:
         now = self._clock()
         known = self._probed.get(url)
         if known is not None and now < known[0]:
@@ -325,24 +441,23 @@ class Files:
         outcome, status = "miss", "fwd=uri-miss"
         with trio.move_on_after(hold_s):
             resolved = await self.resolve(subject)
-            _require_allowed(self.judge(resolved.file))
             known = _known(resolved)
+            _require_allowed(self.judge(resolved.file, known))
             if not known and (aloft := self._aloft.get(subject)) is not None:
                 # Its last bytes may leave a moment before it is bound, and the client's next question is this one.
                 known = aloft[1].digests
             mine = next((digest.value for digest in known if digest.algorithm == algorithm), None)
-            # An MD5 is only known because upstream told it.
-            if mine is not None and (algorithm in (registry.identity, "md5") or file in self._offered):
+            if mine is not None and self._is_offered(registry, file, algorithm):
                 value, outcome, status = mine, "hit", "hit; detail=generated"
             else:
                 value = await self._passed_on(registry, file, subject, algorithm, mine)
-            body = value.encode()
-            digests = [Digest("sha256", hashlib.sha256(body).hexdigest())]
-            if registry.identity != "sha256":
-                digests.insert(0, Digest(registry.identity, hashlib.new(registry.identity, body).hexdigest()))
             last_modified = resolved.binding.last_modified if resolved.binding else None
-            return Delivery(file, tuple(digests), len(body), body, outcome, status, last_modified)
+            return _written(registry, file, value, outcome, status, last_modified)
         raise Unavailable(f"{file.name} has not come yet", 5)
+
+    def _is_offered(self, registry: Registry, file: File, algorithm: str) -> bool:
+        """Whether upstream is known to have a checksum sidecar. An MD5 is only known because upstream told it."""
+        return algorithm in (registry.identity, "md5") or file in self._offered
 
     async def _passed_on(self, registry: Registry, file: File, subject: File, algorithm: str, mine: str | None) -> str:
         """The value upstream publishes; ours (``mine``), if we have one and upstream has any or cannot be asked."""
@@ -411,9 +526,13 @@ class Files:
             await self._blobs.quarantine(binding.digest)
             await self._catalog.drop(binding.digest)
             return None
+        try:
+            span.validity = self._leaves.give(binding.file, _digests(binding))
+        except Refused:
+            span.close()
+            raise
         self._used[binding.digest] = self._clock()
-        digests = (binding.digest, *binding.aliases)
-        return Delivery(binding.file, digests, binding.size, span, "hit", "hit", binding.last_modified)
+        return Delivery(binding.file, _digests(binding), binding.size, span, "hit", "hit", binding.last_modified)
 
     async def flush_uses(self) -> None:
         """Tell the catalogue which blobs were used since the last call."""
@@ -442,12 +561,14 @@ class Files:
                     await flight.wait_outcome()
                 digests = flight.digests
                 size = flight.size if flight.size is not None else flight.written
+                leave = self._leaves.give(file, (*entry.digests, *digests))
             except BaseException:
                 follower.close()
                 raise
             outcome = "collapsed" if joined else "miss"
             status = "fwd=uri-miss; stored" + ("; collapsed" if joined else "")
-            return Delivery(file, digests, size, Arriving(follower, 0, size, until), outcome, status, flight.last_modified)
+            body = Arriving(follower, 0, size, until, leave)
+            return Delivery(file, digests, size, body, outcome, status, flight.last_modified)
         raise Unavailable(f"{file.name} is still being fetched and checked", flight.estimate_s() or 5)
 
     def _fetch(
@@ -463,7 +584,8 @@ class Files:
             if asked_as is not None:
                 self._aloft[asked_as] = Resolved(file, entry, binding), flight
             try:
-                stored = await synchronize(flight, self._bench, registry, file, entry)
+                with self._leaves.flying(flight, file, entry):
+                    stored = await synchronize(flight, self._bench, registry, file, entry)
             except NotFound:
                 if registry.listing_page(file) is None:
                     await self._pages.record_absence(file)
@@ -541,6 +663,15 @@ class Files:
                 self._pages.sidecar_made(page, file.filename, stored.sidecar.digest)
 
 
+def _written(registry: Registry, file: File, value: str, outcome: str, status: str, last_modified: str | None) -> Delivery:
+    """A checksum sidecar that says ``value``."""
+    body = value.encode()
+    digests = [Digest("sha256", hashlib.sha256(body).hexdigest())]
+    if registry.identity != "sha256":
+        digests.insert(0, Digest(registry.identity, hashlib.new(registry.identity, body).hexdigest()))
+    return Delivery(file, tuple(digests), len(body), body, outcome, status, last_modified)
+
+
 def _require_allowed(verdict: Verdict) -> None:
     if not isinstance(verdict, Allow):
         raise Refused(verdict)
@@ -554,8 +685,12 @@ def _lists(registry: Registry, held: HeldPage, file: File) -> bool:
     return _entry(registry, held, registry.subject(file)) is not None
 
 
+def _digests(binding: Binding) -> tuple[Digest, ...]:
+    return (binding.digest, *binding.aliases)
+
+
 def _known(resolved: Resolved) -> tuple[Digest, ...]:
     """What is known for certain of a resolved file's bytes: what it is bound to, else what its listing says."""
     if resolved.binding is not None:
-        return (resolved.binding.digest, *resolved.binding.aliases)
+        return _digests(resolved.binding)
     return resolved.entry.digests if resolved.entry is not None else ()

@@ -68,6 +68,7 @@ class Flight[T]:
         "_release_fd",
         "_result",
         "_scope",
+        "_stopped",
         "_wake_due",
         "_woken_at",
         "_woken_to",
@@ -91,6 +92,7 @@ class Flight[T]:
         self._nursery = nursery
         self._keep = keep
         self._scope = trio.CancelScope()
+        self._stopped: Exception | None = None
         self._followers = 0
         self._fd = -1
         self._release_fd: Callable[[], object] | None = None
@@ -202,6 +204,14 @@ class Flight[T]:
         self._raise_if_failed()
         return cast("T", self._result)
 
+    def stop(self, error: Exception) -> None:
+        """End the flight with ``error``: whoever waits hears it at once, and nothing more is released. A no-op once it is done."""
+        if self.is_done or self._stopped is not None:
+            return
+        self._stopped = error
+        self._scope.cancel()
+        self._finish(None, error)
+
     def outcome_nowait(self) -> T | None:
         """The job's result, None while it runs. Raises its error if it failed."""
         self._raise_if_failed()
@@ -263,6 +273,8 @@ class Flight[T]:
         return not (self.is_done or self._scope.cancel_called)
 
     def _finish(self, result: T | None, error: Exception | None) -> None:
+        if self.is_done:
+            return  # it was stopped; what its job still came to is of no interest
         if error is None:
             self._landed = True
             self._result = result
@@ -424,6 +436,8 @@ class Flights:
             error, abandoned = _bare(self._translate(flight.key, raised)), None
             outcome = _outcome(error)
         finally:
+            if flight._stopped is not None:
+                error, outcome = None, _outcome(flight._stopped)
             flight._finish(result, error or abandoned)
             # An abandoned flight's key may already belong to its successor.
             if self._running.get(flight.key) is flight:

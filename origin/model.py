@@ -250,11 +250,15 @@ class Change(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 @dataclass(slots=True)
 class Span:
-    """Bytes ``[start, stop)`` of an open file. Whoever holds the Span closes it, once."""
+    """Bytes ``[start, stop)`` of an open file. Whoever holds the Span closes it, once.
+
+    ``validity``, if there is one, turns invalid once no further byte may leave, even of what is half sent.
+    """
 
     fd: int
     start: int
     stop: int
+    validity: Validity | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -298,12 +302,14 @@ class Arriving:
     """Bytes ``[start, stop)`` of something still being written. Its total size is known, so ``Content-Length`` is too.
 
     If none of them may leave by ``hold_until`` (trio's clock), the client is told to come back later instead of being kept waiting.
+    ``validity`` is as in ``Span``.
     """
 
     flight: Arrival
     start: int
     stop: int
     hold_until: float = math.inf
+    validity: Validity | None = None
 
     def __len__(self) -> int:
         return self.stop - self.start

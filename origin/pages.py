@@ -7,25 +7,25 @@ is not held is waited for, within the source's own bounds.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
-import msgspec
 import trio
 
 from . import freshness
-from .catalog import Binding, Catalog, StoredAnswer
+from .catalog import Catalog, StoredAnswer
+from .dating import Dated, dated
 from .errors import Corrupt, NotFound, Refused, Unavailable
 from .flights import Flight, Flights
 from .graveyard import Graveyard
-from .model import Allow, Clock, Digest, Entry, File, Hold, Listing, Page, Refuse, Stamp, Validity, Verdict
+from .model import Allow, Clock, Digest, File, Hold, Listing, Page, Refuse, Stamp, Validity, Verdict
 from .notes import Notes
-from .policy.rules import Rule, judge, judge_page, verdicts
+from .policy.force import Policy
+from .policy.rules import judge_page
+from .proving import Proving
 from .registries import Registry
 from .sources import Absent, Answer, Known, NotModified, Received, Source
 
@@ -42,6 +42,9 @@ INSIST_S = 10.0
 
 REMOVAL_CONFIRM_S = 60.0
 """What is missing upstream is believed only when it is still missing this much later: CDN nodes disagree after a publish."""
+
+LAPSED_S = 30.0
+"""When to come back to a node that may not answer now."""
 
 LARGE_BYTES = 16 * 1024
 """Documents beyond this are parsed and edited in a worker thread. (A Maven page has more versions in less room than any other: to judge
@@ -111,7 +114,7 @@ class HeldPage:
         self.view: Listing | None = None
         self.sidecars: dict[str, Digest] | None = None
         # When policy last changed what is left of it, and what it took off then; None until that was looked up.
-        self.restricted: tuple[float, str] | None = None
+        self.restricted: Dated | None = None
         self.policy = -1
         self.validity = Validity(answer.stamp.fresh_until)
         self.making = trio.Lock()
@@ -144,7 +147,7 @@ type Refreshed = tuple[str, HeldPage]
 
 
 class Pages:
-    """All pages of a node. ``event(kind, subject, detail)`` tells operators; ``rules`` are those in force.
+    """All pages of a node. ``event(kind, subject, detail)`` tells operators; ``policy`` is what is in force.
 
     ``upstream_since`` says since when (UTC seconds) each instance has had the upstream it has: validators and serials
     older than that are another upstream's and mean nothing to this one.
@@ -173,7 +176,7 @@ class Pages:
         self._clock = clock
         self._threads = threads
         self._event = event
-        self._notes = notes
+        self._proving = Proving(catalog, notes, self._work, event)
         self._slow_s = slow_s
         self._removal_confirm_s = removal_confirm_s
         self._upstream_since = upstream_since or {}
@@ -183,7 +186,10 @@ class Pages:
         self._loading: dict[Page, trio.Lock] = {}
         self._graveyard = Graveyard(clock, threads)
         self._looked: dict[str, float] = {}
-        self._rules: tuple[Rule, ...] = ()
+        # Pages being asked for, and whether something said meanwhile that what comes may be out of date already.
+        self._asking: dict[Page, bool] = {}
+        self._lapsed = ""
+        self._in_force = Policy()
         self._policy = 0
 
     async def keep_house(self) -> None:
@@ -193,18 +199,43 @@ class Pages:
     # ---- policy
 
     @property
-    def rules(self) -> tuple[Rule, ...]:
-        return self._rules
+    def policy(self) -> Policy:
+        return self._in_force
 
-    def set_rules(self, rules: Sequence[Rule]) -> None:
-        """Put rules in force at once: every rendering made under the old ones is void when this returns."""
-        self._rules = tuple(rules)
+    def enforce(self, policy: Policy) -> None:
+        """Put a policy in force at once: every rendering made under the old one is void when this returns.
+
+        What a node of ours took off a page, and would not any more, is asked for again.
+        """
+        self._in_force = policy
+        self._void()
+        for held in self._held.values():
+            self._review(held)
+
+    def lapse(self, reason: str) -> None:
+        """Answer nothing from now on but that, whatever is held; ``""`` to go on. In force at once."""
+        self._lapsed = reason
+        self._void()
+
+    def require_leave(self) -> None:
+        """Raises ``Unavailable`` while nothing may be answered."""
+        if self._lapsed:
+            raise Unavailable(self._lapsed, LAPSED_S)
+
+    def _void(self) -> None:
         self._policy += 1
         for held in self._held.values():
             # Of an absence nothing is rendered, and no view of it would ever have a validity anew.
             if held.listing is not None:
                 self._graveyard.bury(*held.listings)
                 held.forget_view()
+
+    def _review(self, held: HeldPage) -> None:
+        """Doubt a page that lacks what policy has given back."""
+        page = held.answer.page
+        restrictions = held.listing.restrictions if held.listing is not None else {}
+        if restrictions and not self._in_force.still_forbids(self._registries[page.registry], page.project, restrictions):
+            self._doubt_nowait(held)
 
     # ---- asking
 
@@ -214,6 +245,7 @@ class Pages:
         ``insist`` asks upstream even if the page is fresh, unless it was confirmed within ``INSIST_S``. Raises ``NotFound``,
         ``Refused``, ``Unavailable`` or ``Corrupt``.
         """
+        self.require_leave()
         registry = self._registries[page.registry]
         self._require_allowed(registry, page)
         held = await self.held(page)
@@ -241,6 +273,34 @@ class Pages:
         _, held = await flight.wait_outcome()
         status = "fwd=uri-miss; stored" + ("; collapsed" if joined else "")
         return await self._view(held, "collapsed" if joined else "miss", status)
+
+    async def keep(self, page: Page) -> None:
+        """Bring a page here and wait for it; nothing if a fresh one is held. Raises like ``page``."""
+        self._require_allowed(self._registries[page.registry], page)
+        held = await self.held(page)
+        # Whoever was asking already may have asked before there was news.
+        for _ in range(2):
+            if held is not None and freshness.judge(held.answer.stamp, self._clock()) == "fresh":
+                break
+            flight, joined = self._refresh(page)
+            _, held = await flight.wait_outcome()
+            if not joined:
+                break
+        assert held is not None
+        await self._view(held, "hit", "hit")
+
+    async def held_view(self, page: Page) -> PageView | None:
+        """What is held of a page, as policy leaves it, fresh or stale; None if that is nothing. Asks nobody.
+
+        Raises ``NotFound`` for an absence that is held, ``Refused``, ``Unavailable`` while nothing may be answered.
+        """
+        self.require_leave()
+        self._require_allowed(self._registries[page.registry], page)
+        held = await self.held(page)
+        state = freshness.judge(held.answer.stamp, self._clock()) if held is not None else "dead"
+        if held is None or state == "dead":
+            return None
+        return await self._view(held, "hit" if state == "fresh" else "stale", "hit")
 
     async def refresh(self, page: Page) -> str:
         """Ask upstream now, whatever is held. Returns how it ended: ``"200"``, ``"304"``, ``"404"``; raises like ``page``."""
@@ -285,6 +345,7 @@ class Pages:
                     if held is None and answer is not None:
                         held = await self._reread(answer)
                         if held is not None and page not in self._held:
+                            self._review(held)
                             self._keep(held)
                         held = self._held.get(page, held)
                 return held
@@ -307,11 +368,11 @@ class Pages:
     # ---- views
 
     def _require_allowed(self, registry: Registry, page: Page) -> None:
-        if page.project and (refused := judge_page(self._rules, registry, page.project)) is not None:
+        if page.project and (refused := judge_page(self._in_force.rules, registry, page.project)) is not None:
             raise Refused(refused)
         version = registry.version_of(page)
         if version is not None:
-            verdict = judge(self._rules, registry, page.project, version)
+            verdict = self._in_force.judge(registry, page.project, version)
             if not isinstance(verdict, Allow):
                 raise Refused(verdict)
 
@@ -325,6 +386,9 @@ class Pages:
                 await self._make_view(held, held.listing)
         view = held.view
         assert view is not None
+        about = self._registries[view.page.registry].version_of(view.page) if view.restrictions else None
+        if about is not None and about in view.restrictions:
+            raise Refused(_first({about: view.restrictions[about]}))
         if view.restrictions and not view.entries:
             # Nothing is left. An empty page would say that the project has no versions, which is not so.
             raise Refused(_first(view.restrictions))
@@ -337,21 +401,30 @@ class Pages:
         """Make ``held.view`` what sidecars and the rules now in force leave of ``listing``. No checkpoint between that and return."""
         registry = self._registries[held.answer.page.registry]
         while held.view is None or held.policy != self._policy:
-            policy, rules = self._policy, self._rules
+            policy, force = self._policy, self._in_force
             if held.sidecars is None:
                 held.sidecars = await self._sidecars(held.answer.page)
             sidecars = dict(held.sidecars)
+            bound = await self._bound(held.answer.page) if force.refused else {}
 
-            def make(rules: tuple[Rule, ...] = rules, sidecars: dict[str, Digest] = sidecars) -> Listing:
+            def make(
+                force: Policy = force,
+                sidecars: Mapping[str, Digest] = sidecars,
+                bound: Mapping[str, Sequence[Digest]] = bound,
+            ) -> Listing:
                 enriched = registry.enrich(listing, sidecars) if sidecars else listing
-                verdict_of = verdicts(rules, registry, enriched)
+                verdict_of = force.judge_listing(registry, enriched, bound)
                 return registry.restrict(enriched, verdict_of) if verdict_of else enriched
 
             # Many rules on many versions cost more than the document does.
-            view = await self._work(held.size + JUDGED_BYTES * len(rules) * (len(listing.entries) + len(listing.bare)), make)
-            restricted_at = await self._restricted_at(held, view)
-            if restricted_at:
-                view = replace(view, restricted_at=restricted_at)
+            versions = len(listing.entries) + len(listing.bare)
+            view = await self._work(held.size + JUDGED_BYTES * len(force.rules) * versions, make)
+            revision = held.answer.stamp.revision
+            held.restricted = await dated(
+                self._catalog, self._clock, held.answer.page, held.restricted, view.restrictions, revision
+            )
+            if held.restricted[0]:
+                view = replace(view, restricted_at=held.restricted[0])
             # The rules or sidecars may have changed while a thread worked: then that view is already wrong.
             if policy == self._policy and sidecars == held.sidecars:
                 held.view, held.policy = view, policy
@@ -359,33 +432,18 @@ class Pages:
                 if not held.validity.valid and not held.retired:
                     held.validity = Validity(held.answer.stamp.fresh_until)
 
-    async def _restricted_at(self, held: HeldPage, view: Listing) -> float:
-        """When policy last changed what is left of the page: whole UTC seconds, rounded up, 0 if it never did. Remembered over restarts.
-
-        pnpm asks with the date it finds in the document: unless taking a version off, or giving it back, makes that later, it goes
-        on for ever with what it has. So no two changes share a date, and once policy has dated a page, what upstream changes in it is
-        dated here too: its own date may be one from before that.
-        """
-        key = f"restricted {held.answer.page.key}"
-        if held.restricted is None:
-            at, _, before = (await self._catalog.recall(key) or "0 ").partition(" ")
-            held.restricted = float(at), before
-        taken = _fingerprint(view.restrictions)
-        if taken or held.restricted[0]:
-            taken = f"{taken}/{held.answer.stamp.revision}"
-        if held.restricted[1] != taken:
-            held.restricted = max(float(math.ceil(self._clock())), held.restricted[0] + 1), taken
-            try:
-                await self._catalog.remember(key, f"{held.restricted[0]} {taken}")
-            except Unavailable as error:
-                log.warning("when policy changed a page was not remembered: %s", error, extra={"page": held.answer.page.key})
-        return held.restricted[0]
-
     async def _sidecars(self, page: Page) -> dict[str, Digest]:
         if page.view:
             return {}
         bindings = await self._catalog.bindings(page.registry, page.project)
         return {b.file.filename.removesuffix(SIDECAR): b.digest for b in bindings if b.file.filename.endswith(SIDECAR)}
+
+    async def _bound(self, page: Page) -> dict[str, list[Digest]]:
+        """The digests of the project's bound files, by version: more of them than its listing tells."""
+        found: dict[str, list[Digest]] = {}
+        for binding in await self._catalog.bindings(page.registry, page.project):
+            found.setdefault(binding.file.version, []).extend((binding.digest, *binding.aliases))
+        return found
 
     # ---- files that no page lists
 
@@ -428,6 +486,25 @@ class Pages:
         if (held := await self.held(page)) is not None:
             await self._renew(held, Stamp(self._clock(), held.answer.stamp.stale_until))
 
+    async def doubt_project(self, registry: str, project: str) -> None:
+        """What is held of a project is stale from now on, absences too. Raises ``Unavailable``."""
+        self.doubted([(registry, project)])
+        await self._catalog.expire(registry, project)
+
+    def doubted(self, projects: Iterable[tuple[str, str]]) -> None:
+        """What is held of these (registry, project) in memory is stale from now on, and what is on its way; on disk it is already."""
+        wanted = set(projects)
+        for page in self._asking:
+            if (page.registry, page.project) in wanted:
+                self._asking[page] = True
+        for page, held in self._held.items():
+            if (page.registry, page.project) in wanted:
+                self._doubt_nowait(held)
+
+    def _doubt_nowait(self, held: HeldPage) -> None:
+        stamp = held.answer.stamp
+        held.restamp(Stamp(min(stamp.fresh_until, 0.0), stamp.stale_until, stamp.revision), held.answer.received_at)
+
     def sidecar_made(self, page: Page, filename: str, digest: Digest) -> None:
         """A metadata sidecar of ``filename`` can be offered from now on."""
         held = self._held.get(page)
@@ -444,6 +521,21 @@ class Pages:
         return self._flights.join(f"page {page.key}", job)
 
     async def _fetch(self, page: Page) -> Refreshed:
+        self._asking[page] = False
+        try:
+            how, held = await self._fetched(page)
+        finally:
+            is_doubted = self._asking.pop(page)
+        if is_doubted:
+            # It was asked for before there was news: it may or may not have been in there.
+            self._doubt_nowait(held)
+            try:
+                await self._catalog.renew(page, held.answer.stamp, held.answer.received_at)
+            except Unavailable as error:
+                log.warning("a page is not doubted on disk: %s", error, extra={"page": page.key})
+        return how, held
+
+    async def _fetched(self, page: Page) -> Refreshed:
         held = await self.held(page)
         known = None
         comparable = held is not None and held.answer.received_at >= self._upstream_since.get(page.registry, 0.0)
@@ -506,7 +598,7 @@ class Pages:
 
     async def _received(self, page: Page, held: HeldPage | None, answer: Received) -> Refreshed:
         registry = self._registries[page.registry]
-        answer = await self._proven(registry, page, answer)
+        answer = await self._proving.proven(registry, page, answer, lambda: self._ask(page, None))
         try:
             listing = await self._work(len(answer.body), lambda: registry.read(page, answer.body, answer.media_type, answer.url))
         except ValueError as error:
@@ -528,7 +620,7 @@ class Pages:
                     return "200", waiting
                 await self._event("upstream-gone", page.key, f"{len(gone)} files left the page: {', '.join(sorted(gone)[:20])}")
         if listing.entries:
-            listing = await self._keep_bound(registry, page, held, listing)
+            listing = await self._proving.keep_bound(registry, held.listing if held is not None else None, listing)
         stored = StoredAnswer(
             page,
             200,
@@ -542,69 +634,10 @@ class Pages:
         )
         owners = await self._work(len(listing.document), lambda: registry.owners(listing))
         if owners:
-            await self._record_owners(page, owners)
+            await self._proving.record_owners(page, owners)
         # First, so that nobody learns of a file from the page and is then told that there is none.
         await self.doubt_absences(page.registry, page.project)
         return "200", await self._publish(stored, listing)
-
-    async def _proven(self, registry: Registry, page: Page, answer: Received) -> Received:
-        """The answer, if its bytes are those that upstream publishes digests of. Raises ``Corrupt`` if they are not.
-
-        Digests that came along count; else the registry's evidence is read. Upstream may have replaced page and digest between our
-        two requests: what disagrees is asked for once more.
-        """
-        evidence = registry.evidence(page)
-        if not evidence:
-            return answer
-        wrong: Digest | None = None
-        for attempt in range(2):
-            if attempt:
-                again = await self._ask(page, None)
-                if not isinstance(again, Received):
-                    raise Unavailable(f"upstream changed the page of {page.project} while it was read")
-                answer = again
-            digests = answer.digests or await self._published(registry, page, evidence)
-            work = partial(contradicted, answer.body, digests)
-            wrong = await self._work(len(answer.body), work)
-            if wrong is None:
-                return answer
-        await self._event("digest-mismatch", page.key, f"expected {wrong}")
-        raise Corrupt(f"upstream sent a page of {page.project} that is not the one it publishes a digest of", wrong)
-
-    async def _published(self, registry: Registry, page: Page, evidence: Sequence[File]) -> tuple[Digest, ...]:
-        notes = await self._notes.read_all(evidence)
-        try:
-            return registry.vouched(page, notes)
-        except ValueError as error:
-            await self._event("bad-evidence", page.key, str(error))
-            raise Corrupt(f"upstream's digest of {page.project}'s page cannot be read: {error}") from None
-
-    async def _record_owners(self, page: Page, owners: Mapping[str, tuple[str, str]]) -> None:
-        try:
-            await self._catalog.record_owners(page.registry, owners)
-        except Unavailable as error:
-            log.warning("ambiguous file names were not recorded: %s", error, extra={"page": page.key})
-
-    async def _keep_bound(self, registry: Registry, page: Page, held: HeldPage | None, listing: Listing) -> Listing:
-        """Keep what is held of files that upstream now publishes with another digest under a bound name: an alarm, not news."""
-        keep: dict[str, Entry] = {}
-        for binding in await self._catalog.bindings(page.registry, page.project):
-            subject = registry.subject(binding.file)
-            entry = listing.entries.get(subject.filename)
-            if entry is None:
-                continue
-            published = entry.digests if subject == binding.file else entry.sidecar or ()
-            if not _contradicts(published, binding):
-                continue
-            now = ", ".join(map(str, published)) or "what has no digest"
-            await self._event("rebound", binding.file.key, f"bound to {binding.digest}, now published as {now}")
-            if subject != binding.file:
-                # Advertised by nobody but us: ``enrich`` puts the bound digest in its place.
-                keep.setdefault(subject.filename, msgspec.structs.replace(entry, sidecar=None, extra=b""))
-                continue
-            before = held.listing.entries.get(subject.filename) if held is not None and held.listing is not None else None
-            keep[subject.filename] = before if before is not None else _entry_of(binding, entry)
-        return await self._work(len(listing.document), lambda: registry.amend(listing, keep)) if keep else listing
 
     async def _publish(self, stored: StoredAnswer, listing: Listing | None) -> HeldPage:
         try:
@@ -643,37 +676,9 @@ def replace_revision(stamp: Stamp, revision: int) -> Stamp:
     return Stamp(stamp.fresh_until, stamp.stale_until, revision)
 
 
-def contradicted(data: bytes, digests: Sequence[Digest]) -> Digest | None:
-    """The first of ``digests`` that ``data`` has not; None if all agree."""
-    for digest in digests:
-        if digest.algorithm in hashlib.algorithms_available and hashlib.new(digest.algorithm, data).hexdigest() != digest.value:
-            return digest
-    return None
-
-
 def _absence(file: File) -> Page:
     return Page(file.registry, file.project, ABSENT + file.path)
 
 
 def _first(restrictions: Mapping[str, Verdict]) -> Refuse | Hold:
     return next(verdict for verdict in restrictions.values() if not isinstance(verdict, Allow))
-
-
-def _fingerprint(restrictions: Mapping[str, Verdict]) -> str:
-    """What was taken off a page, in a few characters: ``""`` if nothing."""
-    if not restrictions:
-        return ""
-    told = "\n".join(f"{version} {verdict}" for version, verdict in sorted(restrictions.items()))
-    return hashlib.sha256(told.encode()).hexdigest()[:20]
-
-
-def _contradicts(published: Sequence[Digest], binding: Binding) -> bool:
-    """Whether another digest than the bound one is published, by any algorithm both name."""
-    bound = {d.algorithm: d for d in (binding.digest, *binding.aliases)}
-    return any(d.algorithm in bound and bound[d.algorithm] != d for d in published)
-
-
-def _entry_of(binding: Binding, seen: Entry) -> Entry:
-    """An entry for a bound file whose own listing is no longer held: the bound digests, nothing that the new bytes brought."""
-    file: File = binding.file
-    return Entry(file, seen.url, (binding.digest, *binding.aliases), binding.size, seen.published, seen.yanked)

@@ -7,14 +7,15 @@ commands that an operator's socket offers: ``refresh``, ``why``, ``verify``, ``g
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import trio
 
 from .access import AccessLog
+from .api.wire import Verdicts
 from .blobs import BlobStore
-from .catalog import Catalog, Event
+from .catalog import Binding, Catalog, Event
 from .errors import Corrupt, NotFound, Unavailable
 from .files import Delivery, Files
 from .flights import Flights
@@ -23,7 +24,10 @@ from .metrics import Metrics
 from .model import Allow, Clock, Digest, File, Hold, Listing, Page, Refuse, Relay
 from .notes import Notes
 from .pages import ABSENT, Pages, PageView
+from .policy.force import Policy
 from .policy.purls import parse_purl
+from .policy.recalls import Central
+from .policy.recalls import read as read_verdicts
 from .policy.rules import Rule, judge, verdicts
 from .registries import Registry
 from .relays import Relays
@@ -74,6 +78,9 @@ class Service:
         changes_kept: int | None = CHANGES_KEPT,
     ) -> None:
         self.rules_trouble = ""
+        self.central = Verdicts()
+        self._central = Central()
+        self._own_rules: tuple[Rule, ...] = ()
         self.registries = registries
         self.metrics = metrics
         self.clock = clock
@@ -138,6 +145,7 @@ class Service:
 
     async def relay(self, relay: Relay) -> bytes:
         """See ``Relays.ask``."""
+        self._pages.require_leave()
         registry = self.registries[relay.registry]
         return await self._relays.ask(relay, lambda project, version: judge(self.rules, registry, project, version))
 
@@ -162,10 +170,74 @@ class Service:
         """What was kept under ``key``, None if nothing was. Raises ``Unavailable``."""
         return await self._catalog.recall(key)
 
+    # ---- for other nodes, and for what a node does by itself
+
+    async def held_page(self, page: Page) -> PageView | None:
+        """See ``Pages.held_view``."""
+        return await self._pages.held_view(page)
+
+    async def held_file(self, file: File) -> Delivery | None:
+        """See ``Files.held``."""
+        return await self._files.held(file)
+
+    async def holds(self, file: File) -> Binding | None:
+        """See ``Files.holds``."""
+        return await self._files.holds(file)
+
+    async def blob(self, digest: Digest) -> Delivery | None:
+        """See ``Files.blob``."""
+        return await self._files.blob(digest)
+
+    async def exists(self, file: File) -> bool:
+        """See ``Files.exists``."""
+        return await self._files.exists(file)
+
+    async def keep(self, resource: Page | File) -> None:
+        """Bring a page or file here and wait until it is stored; nothing if it is held, and a page fresh. Raises like ``page`` and
+        ``deliver``.
+        """
+        if isinstance(resource, Page):
+            await self._pages.keep(resource)
+        else:
+            await self._files.keep(resource)
+
+    async def doubt(self, registry: str, project: str) -> None:
+        """See ``Pages.doubt_project``."""
+        await self._pages.doubt_project(registry, project)
+
+    def doubted(self, projects: Iterable[tuple[str, str]]) -> None:
+        """See ``Pages.doubted``."""
+        self._pages.doubted(projects)
+
+    # ---- policy
+
     def set_rules(self, rules: Sequence[Rule]) -> None:
-        """Put rules in force, at once and on every path."""
-        self._pages.set_rules(rules)
-        self.metrics.rules.set(len(rules))
+        """Put this node's own rules in force, at once and on every path."""
+        self._own_rules = tuple(rules)
+        self._enforce()
+
+    def set_central(self, verdicts: Verdicts) -> None:
+        """Put an origin's recalls and rules in force before this node's own, at once and on every path.
+
+        Raises ``ValueError`` with a sentence if there is a rule that cannot be read. Then all that can be read is in force, and
+        ``central`` is what it was before.
+        """
+        if verdicts == self.central:
+            return
+        self._central = read_verdicts(verdicts)
+        self._enforce()
+        if self._central.faults:
+            raise ValueError("; ".join(self._central.faults))
+        self.central = verdicts
+
+    def lapse(self, reason: str) -> None:
+        """Answer for no page and no file from now on, but with that reason; ``""`` to go on. In force at once."""
+        self._pages.lapse(reason)
+
+    def _enforce(self) -> None:
+        self._pages.enforce(Policy((*self._central.rules, *self._own_rules), self._central.digests))
+        self._files.review()
+        self.metrics.rules.set(len(self.rules))
 
     def set_rules_trouble(self, reason: str) -> None:
         """Say why the rules file is not in force, for whoever asks how the node is; ``""`` once it is."""
@@ -173,7 +245,8 @@ class Service:
 
     @property
     def rules(self) -> tuple[Rule, ...]:
-        return self._pages.rules
+        """All that are in force: an origin's first."""
+        return self._pages.policy.rules
 
     async def _event(self, kind: str, subject: str, detail: str) -> None:
         log.warning("%s: %s", kind, detail, extra={"subject": subject})

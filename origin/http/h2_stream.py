@@ -8,7 +8,7 @@ from typing import assert_never
 import trio
 from h2.connection import H2Connection
 
-from ..model import Arriving, Body, Span
+from ..model import Arriving, Body, Span, Validity
 from . import Request, Response
 from .answers import is_bodiless, told_length
 from .h1 import Head
@@ -16,7 +16,7 @@ from .h2_budget import FRAME_BYTES, Budget
 from .h2_head import answer_fields
 from .h2_output import Output
 from .limits import Limits
-from .sending import Truncated, read_ahead, read_nowait
+from .sending import Truncated, read_ahead, read_nowait, require_valid
 
 TURN_BYTES = 2 * FRAME_BYTES
 """How much of a kept answer is sent at once, and of a file read ahead."""
@@ -106,7 +106,7 @@ class Sender:
             case bytes():
                 await self._pieces(stream, lambda at, count: body[at : at + count], 0, len(body), len(body))
             case Span():
-                await self._file(stream, body.fd, body.start, body.stop, body.stop)
+                await self._file(stream, body.fd, body.start, body.stop, body.stop, body.validity)
             case Arriving():
                 offset = body.start
                 while offset < body.stop:
@@ -116,14 +116,18 @@ class Sender:
                         raise Truncated(str(error)) from error
                     if releasable <= offset:
                         raise Truncated(f"the flight landed {body.stop - offset} bytes early")
-                    await self._file(stream, body.flight.fileno(), offset, releasable, body.stop)
+                    await self._file(stream, body.flight.fileno(), offset, releasable, body.stop, body.validity)
                     offset = releasable
             case _:
                 assert_never(body)
 
-    async def _file(self, stream: Stream, fd: int, start: int, stop: int, end: int) -> None:
+    async def _file(self, stream: Stream, fd: int, start: int, stop: int, end: int, validity: Validity | None) -> None:
+        def read(at: int, count: int) -> bytes | None:
+            require_valid(validity)
+            return read_nowait(fd, at, count)
+
         while start < stop:
-            start = await self._pieces(stream, lambda at, count: read_nowait(fd, at, count), start, stop, end)
+            start = await self._pieces(stream, read, start, stop, end)
             if start < stop:
                 await read_ahead(fd, start, min(TURN_BYTES, stop - start), self._cold_reads)
 

@@ -130,9 +130,9 @@ def _narrowed(body: Body, first: int, stop: int) -> Body:
         case bytes():
             return body[first:stop]
         case Span():
-            return Span(body.fd, body.start + first, body.start + stop)
+            return Span(body.fd, body.start + first, body.start + stop, body.validity)
         case Arriving():
-            return Arriving(body.flight, body.start + first, body.start + stop, body.hold_until)
+            return Arriving(body.flight, body.start + first, body.start + stop, body.hold_until, body.validity)
 
 
 def _seconds(value: str | None) -> float | None:

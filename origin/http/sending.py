@@ -10,7 +10,7 @@ from typing import assert_never
 
 import trio
 
-from ..model import Arriving, Body, Span
+from ..model import Arriving, Body, Span, Validity
 from .limits import Limits
 from .wire import Wire
 
@@ -68,14 +68,14 @@ class Transfer:
             case bytes():
                 await self._bytes(body, 0)
             case Span():
-                await self._file(body.fd, body.start, body.stop)
+                await self._file(body.fd, body.start, body.stop, body.validity)
             case Arriving():
                 offset = body.start
                 while offset < body.stop:
                     releasable = min(await body.flight.wait_beyond(offset), body.stop)
                     if releasable <= offset:
                         raise Truncated(f"the flight landed {body.stop - offset} bytes early")
-                    await self._file(body.flight.fileno(), offset, releasable)
+                    await self._file(body.flight.fileno(), offset, releasable, body.validity)
                     offset = releasable
             case _:
                 assert_never(body)
@@ -95,15 +95,17 @@ class Transfer:
             if left:
                 await trio.lowlevel.checkpoint()
 
-    async def _file(self, fd: int, start: int, stop: int) -> None:
+    async def _file(self, fd: int, start: int, stop: int, validity: Validity | None) -> None:
         offset = start
         probed = start
         while offset < stop:
+            require_valid(validity)
             count = min(PIECE_BYTES, stop - offset)
             if offset >= probed:
                 # sendfile would block the whole loop on a cold page (2-5 ms); asking costs 0.3 us.
                 if not _is_resident(fd, offset + count - 1):
                     await read_ahead(fd, offset, count, self._cold_reads)
+                    require_valid(validity)
                 probed = offset + count
             try:
                 sent = self._wire.sendfile_nowait(fd, offset, min(count, probed - offset))
@@ -139,6 +141,12 @@ class Transfer:
                 self._taken_before, self._waited_s = taken, 0.0
             if not scope.cancelled_caught:
                 return
+
+
+def require_valid(validity: Validity | None) -> None:
+    """Raises ``Truncated`` if not a byte more may leave: what is on its way out was recalled."""
+    if validity is not None and not validity.valid:
+        raise Truncated("it was recalled while it was sent")
 
 
 def unacknowledged_bytes(fd: int) -> int:

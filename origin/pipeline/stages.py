@@ -41,6 +41,11 @@ class Assembled:
     aliases: tuple[Digest, ...]
     proven: bool
 
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """All that are known of these bytes, the SHA-256 first."""
+        return (self.digest, *self.aliases)
+
 
 @dataclass(frozen=True, slots=True)
 class Scanned:

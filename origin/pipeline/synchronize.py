@@ -38,7 +38,8 @@ METADATA_LIMIT_BYTES = 10 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Workbench:
-    """What synchronizing needs. ``judge`` is asked at the start and again at the end; ``event(kind, subject, detail)`` tells operators;
+    """What synchronizing needs. ``judge`` is asked of the file and what is known of its digests, whenever more is; ``event(kind, subject,
+    detail)`` tells operators;
     ``make_room(size)`` evicts what has to go before ``size`` bytes are spooled; ``evidence(files)`` reads small files whole, by file
     name, and leaves out what there is not; ``signature(file)`` reads one, None if there is none.
     """
@@ -46,7 +47,7 @@ class Workbench:
     sources: Sequence[Source]
     blobs: BlobStore
     catalog: Catalog
-    judge: Callable[[File], Verdict]
+    judge: Callable[[File, Sequence[Digest]], Verdict]
     event: Callable[[str, str, str], Awaitable[None]]
     make_room: Callable[[int], Awaitable[object]]
     evidence: Callable[[Sequence[File]], Awaitable[Mapping[str, bytes]]]
@@ -66,10 +67,11 @@ async def synchronize(flight: Flight[Stored], bench: Workbench, registry: Regist
         retrieved = await retrieve(flight, bench, initialized, spools)
         assembled = await assemble(bench, retrieved)
         await check_signature(bench, assembled)
-        flight.identified((assembled.digest, *assembled.aliases))
+        # They may be bytes that were recalled under another name.
+        _require(bench.judge(file, assembled.digests))
+        flight.identified(assembled.digests)
         if assembled.proven:
             # These are the very bytes that were published: nothing that scanning finds would hold them back any longer.
-            _require(bench.judge(file))
             flight.advance(retrieved.spool.written, retrieved.spool.written)
         scanned = await scan(bench, assembled)
         parsed = await parse(bench, scanned)
@@ -86,7 +88,7 @@ async def synchronize(flight: Flight[Stored], bench: Workbench, registry: Regist
 
 async def initialize(bench: Workbench, registry: Registry, file: File, entry: Entry) -> Initialized:
     """Check that it may be fetched at all: by the rules, and by the signature on what its listing says of it."""
-    _require(bench.judge(file))
+    _require(bench.judge(file, entry.digests))
     await _require_signed(bench, file, registry.check(file, entry, "", None))
     return Initialized(registry, file, entry)
 
@@ -196,6 +198,7 @@ async def _retrieve_from(
                     size = _agreed_size(file, entry, stream.head)
                     entry = msgspec.structs.replace(entry, digests=(*entry.digests, *await evidence.wait()))
                     told = (*entry.digests, *stream.head.digests)
+                    _require(bench.judge(file, told))
                     algorithms = sorted({registry.identity, *(d.algorithm for d in told)} - {"sha256"})
                     await _make_room(bench, size or 0)
                     spool = await bench.blobs.spool(algorithms, size)
@@ -395,7 +398,8 @@ def _sha256(data: bytes) -> Digest:
 
 def decide(bench: Workbench, parsed: Parsed) -> Decided:
     """Judge again: the rules may have changed while the bytes came."""
-    verdict = bench.judge(parsed.scanned.assembled.retrieved.initialized.file)
+    assembled = parsed.scanned.assembled
+    verdict = bench.judge(assembled.retrieved.initialized.file, assembled.digests)
     _require(verdict)
     return Decided(parsed, verdict)
 

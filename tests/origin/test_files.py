@@ -416,11 +416,11 @@ async def test_who_joins_a_running_fetch_looks_nothing_up_but_is_judged(tmp_path
         second = await b.service.deliver(b.file(upload), hold_s=8)
         assert second.outcome == "collapsed"
         assert b.source.asked.count("page six") == 1
+        b.source.file_gate.set()
+        assert await read(first) == await read(second) == upload.content
+        await landed(b)
         b.rule("pkg:pypi/six@1.0", "recalled")
         with pytest.raises(Refused, match="recalled"):
             await b.service.deliver(b.file(upload), hold_s=8)
         b.service.set_rules([])
-        b.source.file_gate.set()
-        assert await read(first) == await read(second) == upload.content
-        await landed(b)
         assert (await b.service.deliver(b.file(upload), hold_s=8)).outcome == "hit"

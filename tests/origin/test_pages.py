@@ -315,7 +315,7 @@ async def test_many_rules_judge_many_versions_where_nobody_waits(
         judged_in.append(threading.get_ident())
         return verdicts(rules, registry, listing)
 
-    monkeypatch.setattr("origin.pages.verdicts", noted)
+    monkeypatch.setattr("origin.policy.force.verdicts", noted)
     table = {"name": "r", "action": "refuse", "reason": "no"}
     rules = [parse_rule({**table, "match": f"pkg:pypi/six@{number}.5"}) for number in range(100)]
     async with bench(tmp_path, {"six": [wheel(f"{number}.0") for number in range(30)]}) as b:
