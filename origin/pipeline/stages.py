@@ -22,7 +22,7 @@ class Initialized:
 @dataclass(frozen=True, slots=True)
 class Retrieved:
     """The bytes are in the spool, as many as upstream said; nothing else is known of them. ``digests`` and
-    ``last_modified`` came with the transfer.
+    ``last_modified`` came with the transfer, from the source of this name.
     """
 
     initialized: Initialized
@@ -30,6 +30,7 @@ class Retrieved:
     media_type: str
     digests: tuple[Digest, ...]
     last_modified: str | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from ..catalog import Binding, Catalog
 from ..errors import Corrupt, NotFound, Rebound, Refused, Unavailable
 from ..flights import Flight
 from ..model import Allow, Clock, Digest, Entry, File, Refuse, Span, Verdict
+from ..policy.purls import purl_of
 from ..registries import Registry
 from ..registries.wheels import check_archive, extract_metadata
 from ..sources import FileHead, Source
@@ -229,6 +230,7 @@ async def _retrieve_from(
         transfer.head.media_type,
         transfer.head.digests,
         transfer.head.last_modified,
+        source.name,
     )
 
 
@@ -414,7 +416,7 @@ async def store(bench: Workbench, decided: Decided) -> Stored:
     parsed = decided.parsed
     assembled = parsed.scanned.assembled
     retrieved = assembled.retrieved
-    file = retrieved.initialized.file
+    registry, file = retrieved.initialized.registry, retrieved.initialized.file
     binding = Binding(
         file,
         assembled.digest,
@@ -423,6 +425,9 @@ async def store(bench: Workbench, decided: Decided) -> Stored:
         assembled.aliases,
         retrieved.media_type,
         retrieved.last_modified,
+        purl=purl_of(registry.kind, file.project, file.version),
+        published=retrieved.initialized.entry.published,
+        source=retrieved.source,
     )
     if not retrieved.spool.durable:
         return Stored(binding, kept=False)
@@ -440,21 +445,30 @@ async def store(bench: Workbench, decided: Decided) -> Stored:
         raise
     sidecar = None
     if parsed.metadata is not None and retrieved.initialized.entry.sidecar is None:
-        sidecar = await _store_sidecar(bench, file, parsed.metadata)
+        sidecar = await _store_sidecar(bench, binding, parsed.metadata)
     return Stored(binding, kept=True, sidecar=sidecar)
 
 
 async def sidecar_of(bench: Workbench, wheel: Binding, held: Span) -> Binding | None:
     """Make the metadata sidecar of a held wheel again. None if the wheel has none to read, or there is no room."""
     metadata = await trio.to_thread.run_sync(_read_metadata, held.fd, wheel.size, wheel.file.filename, limiter=bench.threads)
-    return await _store_sidecar(bench, wheel.file, metadata) if metadata is not None else None
+    return await _store_sidecar(bench, wheel, metadata) if metadata is not None else None
 
 
-async def _store_sidecar(bench: Workbench, file: File, metadata: bytes) -> Binding | None:
+async def _store_sidecar(bench: Workbench, wheel: Binding, metadata: bytes) -> Binding | None:
     """Offer METADATA beside a wheel whose upstream does not: resolvers then need not fetch the wheel."""
-    digest = _sha256(metadata)
-    named = File(file.registry, file.project, file.version, file.filename + ".metadata", file.path + ".metadata")
-    binding = Binding(named, digest, len(metadata), bench.clock(), (), "application/octet-stream")
+    file, digest = wheel.file, _sha256(metadata)
+    binding = Binding(
+        File(file.registry, file.project, file.version, file.filename + ".metadata", file.path + ".metadata"),
+        digest,
+        len(metadata),
+        bench.clock(),
+        (),
+        "application/octet-stream",
+        purl=wheel.purl,
+        published=wheel.published,
+        source=wheel.source,
+    )
     try:
         spool = await bench.blobs.spool((), len(metadata))
         try:

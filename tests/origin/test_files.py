@@ -257,6 +257,22 @@ async def test_a_wheel_without_a_published_sidecar_gets_one_made_from_its_own_me
         assert await fetch(b, upload, ".metadata") == made.metadata
 
 
+async def test_the_ledger_says_of_a_file_and_its_made_sidecar_what_release_they_are_and_where_they_came_from(
+    tmp_path: Path, shelf: Shelf, clock: MockClock
+) -> None:
+    made = shelf.wheel("six", "1.0", size=50 * KB)
+    upload = Upload(made.filename, made.content)
+    async with bench(tmp_path, {"six": [upload]}) as b:
+        await fetch(b, upload)
+        await landed(b)
+        lines = {line.filename: line for line in await b.catalog.changes(0) if line.kind == "file"}
+    assert set(lines) == {upload.filename, f"{upload.filename}.metadata"}
+    for line in lines.values():
+        assert (line.purl, line.published, line.source) == ("pkg:pypi/six@1.0", 1704067200.0, b.source.name)
+    assert lines[upload.filename].digest == Digest("sha256", upload.sha256)
+    assert lines[upload.filename].size == len(upload.content)
+
+
 async def test_a_file_without_any_digest_is_held_strictly_and_bound_at_first_sight(
     tmp_path: Path, shelf: Shelf, clock: MockClock
 ) -> None:
