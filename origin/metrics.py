@@ -83,6 +83,20 @@ class Metrics:
         # How long did answers take that were not hot hits?
         self.seconds = Histogram("leeward_request_seconds", "Time to the response's head, slow path", ["kind"], registry=r)
 
+        # Up to which line is the ledger written here, or followed here?
+        self.feed_serial = Gauge("leeward_feed_serial", "Last line of the ledger written (origin) or applied (edge)", registry=r)
+        # Which revision of the origin's policy is in force here?
+        self.verdicts_revision = Gauge("leeward_verdicts_revision", "Revision of the verdicts in force", registry=r)
+        # How many edges follow us, and how many were not heard of within their lease?
+        self.fleet_edges = Gauge("leeward_fleet_edges", "Edges of this origin", ["state"], registry=r)
+        # How far behind is the last of the live edges, and how many of them do not yet have our present policy in force?
+        self.fleet_behind = Gauge("leeward_fleet_behind_lines_max", "Lines that a live edge has yet to apply", registry=r)
+        self.fleet_unacknowledged = Gauge(
+            "leeward_fleet_unacknowledged_edges", "Live edges without the present verdicts in force", registry=r
+        )
+        # What became of files that edges took by themselves and offered?
+        self.offers = Counter("leeward_offers", "Offered files by what became of them", ["outcome"], registry=r)
+
     def tally(self, face: str, registry: str, kind: str, outcome: str) -> Tally:
         """The tally of one kind of answer; keep the object and add to it."""
         key = (face, registry, kind, outcome)

@@ -1,0 +1,206 @@
+"""The edges of an origin, as it hears of them: who they are, how far each has followed, what each has put in force.
+
+Kept in memory, where each request of an edge is noted, and written down every few seconds by ``run``. An edge is *live* if it was heard of
+within its lease.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+import trio
+
+from .api.wire import Acknowledgement, EdgeState
+from .catalog import Catalog, Member
+from .errors import Unavailable
+from .metrics import Metrics
+from .model import Clock
+from .tokens import EDGE_NAME, Keyring, digest_of, new_invitation, new_secret
+
+log = logging.getLogger("leeward.fleet")
+
+WRITTEN_S = 2.0
+"""How often it is written down how the edges stand."""
+
+
+class Fleet:
+    """All edges. ``open`` comes first; ``run`` writes down what changes, until cancelled.
+
+    ``head`` and ``revision``, which others set, are the ledger's last serial and the revision of the verdicts in force.
+    """
+
+    def __init__(self, catalog: Catalog, clock: Clock, metrics: Metrics, lease_s: float) -> None:
+        self.lease_s = lease_s
+        self.head = 0
+        self.revision = 0
+        self._catalog = catalog
+        self._clock = clock
+        self._metrics = metrics
+        self._members: dict[str, Member] = {}
+        self._unwritten: set[str] = set()
+        self._keyring = Keyring()
+        self._acknowledged = trio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Fleet of {len(self._members)} edges>"
+
+    async def open(self) -> None:
+        """Read who the edges are. Raises ``Unavailable``."""
+        found = {member.name: member for member in await self._catalog.edges()}
+        for name, member in found.items():
+            known = self._members.get(name)
+            # What is known of an edge here is newer than what is written; of one that enrolled anew nothing holds any more.
+            if known is not None and (known.secret, known.enrolled_at) == (member.secret, member.enrolled_at):
+                found[name] = known
+        self._members = found
+        self._unwritten &= found.keys()
+        self._keyring.learn(found.values())
+        self.count()
+
+    # ---- who they are
+
+    def edge(self, authorization: str | None) -> str | None:
+        """The edge that sent this ``Authorization`` value; None if it is none of ours."""
+        return self._keyring.edge(authorization)
+
+    async def invite(self, name: str, valid_s: float) -> bytes:
+        """A one-time secret for whoever is to be the edge ``name``. Raises ``ValueError`` for a name that is none, ``Unavailable``."""
+        if not EDGE_NAME.fullmatch(name):
+            raise ValueError(f"an edge's name has lower-case letters, digits, '-', '_' and '.' only, 63 at most: {name[:80]!r}")
+        secret = new_invitation()
+        await self._catalog.invite(name, digest_of(secret), self._clock() + valid_s)
+        return secret
+
+    async def enrol(self, invitation: bytes) -> tuple[str, str] | None:
+        """Use an invitation up: the edge's name and what it authenticates with from now on; None if the invitation is no good."""
+        secret = new_secret()
+        name = await self._catalog.enrol(digest_of(invitation), digest_of(secret), self._clock())
+        if name is None:
+            return None
+        await self.open()
+        log.info("an edge enrolled", extra={"edge": name})
+        return name, secret
+
+    async def dismiss(self, name: str) -> bool:
+        """The edge is none of ours from now on. False if there was neither an edge of that name nor an invitation."""
+        known = await self._catalog.dismiss(name)
+        await self.open()
+        return known
+
+    # ---- how they stand
+
+    def heard(self, name: str, *, address: str = "", serial: int | None = None) -> None:
+        """An edge asked for something, and has followed as far as ``serial`` if that was told."""
+        known = self._members.get(name)
+        if known is not None:
+            self._note(
+                replace(
+                    known,
+                    seen_at=self._clock(),
+                    address=address or known.address,
+                    serial=known.serial if serial is None else serial,
+                )
+            )
+
+    def acknowledge(self, name: str, told: Acknowledgement, serial: int) -> None:
+        """An edge has put in force what it says, and followed as far as ``serial``."""
+        known = self._members.get(name)
+        if known is not None:
+            self._note(
+                replace(
+                    known,
+                    seen_at=self._clock(),
+                    serial=serial,
+                    verdicts=told.verdicts,
+                    unresolved=told.unresolved,
+                    held_bytes=told.held_bytes,
+                    release=told.release[:64] or known.release,
+                )
+            )
+            self._acknowledged.set()
+            self._acknowledged = trio.Event()
+
+    def _note(self, member: Member) -> None:
+        self._members[member.name] = member
+        self._unwritten.add(member.name)
+
+    def is_live(self, member: Member) -> bool:
+        """Whether it was heard of within its lease."""
+        return member.seen_at > 0 and self._clock() - member.seen_at <= self.lease_s
+
+    def states(self) -> Sequence[EdgeState]:
+        """How every edge stands, by name."""
+        return tuple(
+            EdgeState(
+                name=each.name,
+                enrolled_at=each.enrolled_at,
+                seen_at=each.seen_at,
+                live=self.is_live(each),
+                serial=each.serial,
+                verdicts=each.verdicts,
+                behind=max(0, self.head - each.serial),
+                unresolved=each.unresolved,
+                held_bytes=each.held_bytes,
+                address=each.address,
+                release=each.release,
+            )
+            for _, each in sorted(self._members.items())
+        )
+
+    async def wait_acknowledged(
+        self, revision: int, timeout_s: float, progress: Callable[[int, int], Awaitable[None]]
+    ) -> tuple[Sequence[str], Sequence[str]]:
+        """Wait until every edge that is live now has put ``revision`` in force, but no longer than ``timeout_s``.
+
+        Returns those that have and those that have not, by name. ``progress`` is told how many of how many have.
+        """
+        asked = {name for name, member in self._members.items() if self.is_live(member)}
+        told = -1
+        with trio.move_on_after(timeout_s):
+            while True:
+                acknowledged = self._acknowledged
+                # One that is dismissed meanwhile serves in nobody's name.
+                asked &= self._members.keys()
+                have = {name for name in asked if self._members[name].verdicts >= revision}
+                if len(have) != told:
+                    told = len(have)
+                    await progress(told, len(asked))
+                if have == asked:
+                    break
+                await acknowledged.wait()
+        have = {name for name in asked & self._members.keys() if self._members[name].verdicts >= revision}
+        return sorted(have), sorted(asked & self._members.keys() - have)
+
+    # ---- in the background
+
+    async def run(self) -> None:
+        """Write down how the edges stand, until cancelled; then once more (bounded: 5 s)."""
+        try:
+            while True:
+                await trio.sleep(WRITTEN_S)
+                await self._write_down()
+        finally:
+            # Shielded so that a stop does not make live edges look silent; bounded by 5 s.
+            with trio.move_on_after(5, shield=True):
+                await self._write_down()
+
+    async def _write_down(self) -> None:
+        self.count()
+        names, self._unwritten = self._unwritten, set()
+        members = [self._members[name] for name in names if name in self._members]
+        if members:
+            try:
+                await self._catalog.seen(members)
+            except Unavailable as error:
+                self._unwritten |= names
+                log.warning("how the edges stand was not written down: %s", error)
+
+    def count(self) -> None:
+        """Bring the metrics up to date."""
+        live = [member for member in self._members.values() if self.is_live(member)]
+        self._metrics.fleet_edges.labels("live").set(len(live))
+        self._metrics.fleet_edges.labels("gone").set(len(self._members) - len(live))
+        self._metrics.fleet_behind.set(max((self.head - member.serial for member in live), default=0))
+        self._metrics.fleet_unacknowledged.set(sum(member.verdicts < self.revision for member in live))
