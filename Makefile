@@ -18,7 +18,7 @@ HASHED := --require-hashes --no-deps
 
 # Programs the suite drives, each with the Debian package it comes from.
 TEST_PROGRAMS := strace:strace node:nodejs npm:npm mvn:maven javac:default-jdk-headless gradle:gradle gpg:gnupg openssl:openssl h2load:nghttp2-client \
-	ip:iproute2 nft:nftables
+	ip:iproute2 nft:nftables systemd-analyze:systemd
 BENCH_PROGRAMS := gcc:gcc taskset:util-linux
 # Linkable C needs headers too, which `command -v` cannot see; they come along with gcc.
 EXTRA_gcc := libc6-dev
@@ -47,7 +47,7 @@ three-regions: .venv/.run ## an origin and three edges on this machine (ports 90
 	@exec $(BIN)/python deploy/three_regions.py $(ARGS)
 
 # Most tests wait more than they work, so a few run side by side; those that measure run alone, first.
-test: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIENTS)/.done $(CAPTURE)/.done ## set up what is missing, then run the whole suite
+test: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIENTS)/.done $(CAPTURE)/.done .tools/prometheus/.done ## set up what is missing, then run the whole suite
 	@alone=0; rest=0; \
 	$(BIN)/python -m pytest -m "alone and not live" $(ARGS) || alone=$$?; \
 	$(BIN)/python -m pytest -m "not alone and not live" --numprocesses $(WORKERS) --dist worksteal $(ARGS) || rest=$$?; \
@@ -145,17 +145,25 @@ test-programs:
 bench-programs:
 	@$(call need,bench,$(BENCH_PROGRAMS))
 
-# nginx as Debian ships it, unpacked beside us: installing it would start a server on port 80, and needs root.
+# nginx and Prometheus as Debian ships them, unpacked beside us: installing them would start servers on ports 80 and 9090, and needs root.
 .tools/nginx/.done:
-	@if command -v nginx >/dev/null || [ -x /usr/sbin/nginx ]; then mkdir -p .tools/nginx; \
-	elif command -v apt-get >/dev/null; then \
-		echo "unpacking Debian's nginx"; \
-		rm -rf .tools/nginx && mkdir -p .tools/nginx && cd .tools/nginx && \
-		{ apt-get -qq download nginx 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq download nginx; } || { \
-			echo "make bench: nginx is missing; install the package nginx-light (or run apt-get update as root)." >&2; exit 1; }; } && \
-		dpkg -x nginx_*.deb . && rm nginx_*.deb; \
-	else echo "make bench: nginx is missing; install it with your system's package manager." >&2; exit 1; fi
-	@touch $@
+	@$(call unpack,bench,nginx,nginx,nginx-light)
+
+.tools/prometheus/.done:
+	@$(call unpack,test,prometheus,prometheus,prometheus)
+
+# $(call unpack,target,program,package,package to name): unpack one program's package into .tools if the machine has no such program.
+define unpack
+if command -v $(2) >/dev/null || [ -x /usr/sbin/$(2) ]; then mkdir -p .tools/$(2); \
+elif command -v apt-get >/dev/null; then \
+	echo "unpacking Debian's $(2)"; \
+	( rm -rf .tools/$(2) && mkdir -p .tools/$(2) && cd .tools/$(2) && \
+	{ apt-get -qq download $(3) 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get -qq update && apt-get -qq download $(3); } || { \
+		echo "make $(1): $(2) is missing; install the package $(4) (or run apt-get update as root)." >&2; exit 1; }; } && \
+	dpkg -x $(3)_*.deb . && rm $(3)_*.deb ) || exit 1; \
+else echo "make $(1): $(2) is missing; install it with your system's package manager." >&2; exit 1; fi; \
+touch .tools/$(2)/.done
+endef
 
 # $(call need,target,program:package …): install what is missing if we may, else say in one sentence what it is.
 define need

@@ -47,9 +47,9 @@ def tree(tmp_path: Path) -> Path:
         for at, stamp in enumerate(stamps, 1000 + 10 * number):
             (where / stamp).touch()
             os.utime(where / stamp, (at, at))
-    for clients in ("node", "jvm"):
-        (tree / ".tools" / clients).mkdir()
-        (tree / ".tools" / clients / ".done").touch()
+    for others in ("node", "jvm", "prometheus"):
+        (tree / ".tools" / others).mkdir()
+        (tree / ".tools" / others / ".done").touch()
     return tree
 
 
