@@ -24,7 +24,7 @@ from .metrics import Metrics
 from .model import Clock
 from .registries import Registry
 from .registries.kinds import create
-from .service import CHANGES_KEPT, Service
+from .service import Service
 from .settings import RegistrySettings, StoreSettings, UpstreamSettings, options_of
 from .sources import Source
 from .sources.registry import RegistrySource, Timeouts, Upstream
@@ -91,7 +91,7 @@ async def open_node(
     metrics = Metrics()
     rules_of = {name: create(s.kind, name, s.upstream, options_of(s)) for name, s in registries.items()}
     with DataDirectory.open(data):
-        catalog = await SqliteCatalog.open(data / "catalog.sqlite")
+        catalog = await SqliteCatalog.open(data / "catalog.sqlite", keeps_ledger=role == "origin")
         try:
             blobs = DiskBlobs(
                 data / "blobs", limit_bytes=store.limit_bytes, memory_bytes=store.spool_memory_bytes, metrics=metrics
@@ -128,7 +128,6 @@ async def open_node(
                     clock,
                     serve_removed=frozenset(name for name, s in registries.items() if s.removed == "serve"),
                     upstream_since=since,
-                    changes_kept=None if role == "origin" else CHANGES_KEPT,
                 )
                 await service.keep_house()
                 if connected:

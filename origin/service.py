@@ -53,7 +53,7 @@ names up.
 """
 
 CHANGES_KEPT = 1_000_000
-"""Lines of the feed kept where nobody follows it. An origin, whose ledger they are, keeps all."""
+"""Lines of the ledger kept by a node that nobody follows. An origin's catalogue keeps all."""
 
 type Progress = Callable[[dict[str, object]], Awaitable[None]]
 
@@ -75,7 +75,6 @@ class Service:
         slow_s: float = 1.0,
         removal_confirm_s: float = 60.0,
         upstream_since: Mapping[str, float] | None = None,
-        changes_kept: int | None = CHANGES_KEPT,
     ) -> None:
         self.rules_trouble = ""
         self.central = Verdicts()
@@ -90,7 +89,6 @@ class Service:
         self._sources = sources
         self._purging = trio.Lock()
         self._trim_at = 0.0
-        self._changes_kept = changes_kept
         # Worker threads, apart: a bomb of an archive must not keep pages from being parsed.
         parsing, unpacking = trio.CapacityLimiter(4), trio.CapacityLimiter(2)
         self.accesses = AccessLog(catalog, metrics)
@@ -290,33 +288,39 @@ class Service:
             self._trim_at = now + TRIM_S
             await self._catalog.trim_accesses(now - ACCESSES_KEPT_S, ACCESSES_KEPT)
             await self._catalog.trim_absences(now - ABSENCES_KEPT_S, ABSENCES_KEPT)
-            if self._changes_kept is not None:
-                await self._catalog.trim_changes(self._changes_kept)
+            await self._catalog.trim_changes(CHANGES_KEPT)
 
     async def evict(self, more: int = 0) -> int:
         """Delete the least recently used blobs until the store is at ``normal`` with ``more`` bytes to come; returns the bytes freed."""
         if self._blobs.pressure_bytes(more) <= 0:
             return 0
-        freed = 0
         async with self._purging:
             # Whoever held the lock before may have made room enough.
             need = self._blobs.pressure_bytes(more)
-            if need <= 0:
-                return 0
-            # What was read a moment ago must not look unused.
-            try:
-                await self._files.flush_uses()
-            except Unavailable as error:
-                log.warning("last uses were not written down: %s", error)
-            for digest, size in await self._catalog.victims(need):
-                # The row goes first: a crash in between leaves an unreferenced blob for gc, never a row without its blob.
+            return await self._give_up(need) if need > 0 else 0
+
+    async def make_room(self, need_bytes: int) -> int:
+        """Delete the least recently used blobs, ``need_bytes`` of them, however much room there is; returns the bytes freed."""
+        async with self._purging:
+            return await self._give_up(need_bytes)
+
+    async def _give_up(self, need: int) -> int:
+        """Delete the least recently used blobs, while the purging lock is held; returns the bytes freed."""
+        freed = 0
+        # What was read a moment ago must not look unused.
+        try:
+            await self._files.flush_uses()
+        except Unavailable as error:
+            log.warning("last uses were not written down: %s", error)
+        for digest, size in await self._catalog.victims(need):
+            # The row goes first: a crash in between leaves an unreferenced blob for gc, never a row without its blob.
+            await self._drop(digest)
+            if not await self._blobs.delete(digest):
+                continue
+            freed += size
+            if await self._catalog.held(digest) is not None:
+                # The same bytes were bound under another name meanwhile: their row must not outlive them.
                 await self._drop(digest)
-                if not await self._blobs.delete(digest):
-                    continue
-                freed += size
-                if await self._catalog.held(digest) is not None:
-                    # The same bytes were bound under another name meanwhile: their row must not outlive them.
-                    await self._drop(digest)
         self.metrics.evicted_bytes.inc(freed)
         log.info("evicted %d bytes", freed)
         return freed
