@@ -600,6 +600,27 @@ async def test_a_body_without_bytes_arrives(size: int | None, flights: Flights, 
     follower.close()
 
 
+async def test_a_flight_can_be_stopped_with_a_reason_that_everybody_hears_at_once(
+    flights: Flights, autojump_clock: MockClock
+) -> None:
+    job = Upstream(body_of(300 * KIB))
+    flight, _ = flights.join("wheel", job)
+    await flight.wait_head()
+    follower = flight.follow()
+    at = await follower.wait_beyond(0)
+    flight.stop(Refused(Refuse("a worm", "r")))
+    flight.stop(Unavailable("too late"))
+    with pytest.raises(Refused, match="a worm"):
+        await follower.wait_beyond(at - 1)
+    with pytest.raises(Refused, match="a worm"):
+        await flight.wait_outcome()
+    again, joined = flights.join("wheel", job)
+    assert (again is flight, joined, flights.memo("wheel")) == (False, False, None)
+    follower.close()
+    flight.stop(Unavailable("it is over"))
+    await again.wait_outcome()
+
+
 async def test_closing_down_cancels_what_is_in_the_air(metrics: Metrics, autojump_clock: MockClock) -> None:
     upstream = Upstream(b"x", pause_s=math.inf)
     async with open_flights(metrics) as flights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import resource
 import socket
@@ -21,7 +22,7 @@ from origin.http import Request, Response
 from origin.http.listen import Limits
 from origin.http.problems import problem
 from origin.metrics import Metrics
-from origin.model import Arriving, Hold, Refuse, Span
+from origin.model import Arriving, Hold, Refuse, Span, Validity
 from tests.origin.http.loopback import Running, answering, get, plain, resident_bytes, running, settled
 
 ETAG = ("ETag", '"sha256-x"')
@@ -227,6 +228,19 @@ async def test_a_file_shorter_than_promised_ends_short(tmp_path: Path) -> None:
         assert said.partition(b"\r\n\r\n")[2] == b"x" * 1000
         assert b"Content-Length: 2000\r\n" in said
     assert (span.closed, deliveries) == (1, [(1000, False)])
+
+
+@pytest.mark.parametrize("asked", ["", "Range: bytes=1000000-"])
+async def test_a_file_whose_leave_is_taken_back_ends_where_it_is(asked: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(30_000_000))
+    leave = Validity(math.inf)
+    response = Response(200, [ETAG, RANGES], CountedSpan(os.open(path, os.O_RDONLY), 0, 30_000_000, leave))
+    async with running(answering(lambda r: response)) as server, server.client() as client:
+        await client.send(get("/a", *([asked] if asked else [])))
+        await client.stream.receive_some(1000)
+        leave.valid = False
+        assert 0 < len(await client.rest()) < 20_000_000
 
 
 async def test_what_is_still_arriving_is_followed(spool: Spool) -> None:

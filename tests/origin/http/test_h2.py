@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -314,6 +315,28 @@ async def test_what_arrives_follows_its_flight(spool: Spool) -> None:
         assert (await client.get("/a", ("range", "bytes=299999-"))).body == b"x"
         await settled(lambda: spool.closed == 2)
         assert deliveries == [(300_000, True), (1, True)]
+
+
+async def test_a_body_whose_leave_is_taken_back_ends_where_it_is(spool: Spool, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(3_000_000))
+    leaves = [Validity(math.inf), Validity(math.inf)]
+
+    async def handler(request: Request) -> Response:
+        if request.target == "/held":
+            return Response(200, [], CountedSpan(os.open(path, os.O_RDONLY), 0, 3_000_000, leaves[0]))
+        return Response(200, [], Arriving(spool, 0, 1000, validity=leaves[1]))
+
+    async with serving_h2(handler) as served, served.client() as client:
+        held, arriving = await client.ask("/held"), await client.ask("/arriving")
+        spool.write(b"x" * 400)
+        while not client.answers[held].body or len(client.answers[arriving].body) < 400:
+            await client.take()
+        for leave in leaves:
+            leave.valid = False
+        spool.write(b"x" * 600)
+        assert (await client.finish(held)).reset == 2
+        assert ((await client.finish(arriving)).body, client.answers[arriving].reset) == (b"x" * 400, 2)
 
 
 async def test_a_flight_that_fails_resets_the_stream_and_no_other(spool: Spool) -> None:
