@@ -64,6 +64,29 @@ class Metrics:
         self.authority_troubled = Gauge(
             "leeward_authority_troubled", "1 while a certificate is due that could not be made", registry=r
         )
+        # Does this edge hear from its origin, how far behind is it, and has a silence used its lease up?
+        self.origin_connected = Gauge("leeward_origin_connected", "1 while the origin answers this edge", registry=r)
+        self.feed_lag = Gauge(
+            "leeward_feed_lag_seconds", "For how long the origin may have had news that is not applied here", registry=r
+        )
+        self.lease_lapsed = Gauge(
+            "leeward_lease_lapsed", "1 while the origin has been silent for longer than the lease", registry=r
+        )
+        # Is the ledger that this edge follows another one than it was (rolled back, forked)?
+        self.feed_diverged = Gauge("leeward_feed_diverged", "1 while the origin's ledger is not the one followed", registry=r)
+        # What was brought here unasked, and how did that end? What is still to come, since when, and what has failed for good?
+        self.replication_brought = Counter(
+            "leeward_replication_brought", "Pages and files brought unasked, by outcome", ["outcome"], registry=r
+        )
+        self.replication_wanted = Gauge("leeward_replication_wanted", "Pages and files still to be brought", registry=r)
+        self.replication_dead = Gauge(
+            "leeward_replication_dead_letters", "Pages and files that failed too often and are tried rarely", registry=r
+        )
+        self.replication_oldest = Gauge(
+            "leeward_replication_oldest_unresolved_seconds", "Since when the oldest of them is wanted", registry=r
+        )
+        # What did comparisons with the origin find: wanted again here, offered there, other bytes under one name?
+        self.replication_repairs = Counter("leeward_replication_repairs", "Repairs by kind", ["kind"], registry=r)
         # Were access records lost to a full buffer?
         self.access_lost = Counter("leeward_access_records_lost", "Access records dropped", registry=r)
         # How many client connections are open?
