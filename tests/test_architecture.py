@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("origin.notes", "origin.pipeline", "origin.feed", "origin.fleet", "origin.tokens", "origin.webhooks", "origin.access"),
     ("origin.graveyard", "origin.proving", "origin.dating", "origin.leaves", "origin.pages", "origin.files", "origin.groups")
     + ("origin.relays", "origin.service"),
-    ("origin.api.server", "origin.control", "origin.watch", "origin.app"),
+    ("origin.api.server", "origin.control", "origin.watch", "origin.recalling", "origin.app"),
     ("origin.__main__", "origin"),
     ("edge",),
 )
@@ -57,6 +57,7 @@ MAY_BLOCK: dict[str, str] = {
     "origin.catalog": "a database is its subject",
     "origin.http.certificate": "an operator's files are read again in a worker thread, since their disk may hang",
     "origin.http.sending": "a piece of a file that is not in memory is read ahead in a thread, since sendfile would block the loop",
+    "origin.feed": "the whole ledger is walked in a worker thread, piece by piece",
     "origin.graveyard": "what large listings hold is freed in a worker thread",
     "origin.groups": "large listings are made one in worker threads",
     "origin.pages": "large listings are parsed in worker threads",
