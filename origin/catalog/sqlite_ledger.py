@@ -67,8 +67,9 @@ class LedgerRows(Transactions):
             lambda connection: [
                 Line(*row)
                 for row in connection.execute(
-                    "SELECT serial, record, hash FROM changes WHERE serial > max(?, (SELECT since FROM chained)) ORDER BY serial"
-                    " LIMIT ?",
+                    # Cast, so that one that was tampered with is sent as what it is, and found.
+                    "SELECT serial, CAST(coalesce(record, '') AS BLOB), CAST(coalesce(hash, '') AS BLOB) FROM changes"
+                    " WHERE serial > max(?, (SELECT since FROM chained)) ORDER BY serial LIMIT ?",
                     (after, limit),
                 )
             ]

@@ -9,12 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from origin.api.wire import GENESIS
 from origin.catalog import Access, Catalog, Member
 from origin.catalog.sqlite import SqliteCatalog
 from origin.catalog.sqlite_transactions import APPLICATION_ID, migrations
 from origin.errors import Unavailable
+from origin.feed import verify_ledger
 from origin.model import ALLOW, Change, Page
 from tests.contracts.catalogs import SIX, WHEEL, bound, digest_of, stored, wheel
 from tests.contracts.fleets import want
@@ -47,6 +49,7 @@ async def test_lines_by_a_leeward_without_a_chain_are_changes_but_not_sent(tmp_p
     assert [each.serial for each in await catalog.changes(0)] == [1, 2, 3, 4, 5]
     assert [line.serial for line in await catalog.lines(0)] == [4, 5]
     await check_chain(catalog, GENESIS, 3)
+    assert (await verify_ledger(catalog, bytes(32))).problems == ()
     await catalog.close()
 
 
