@@ -33,9 +33,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "origin.loopwatch",
     ),
     ("origin.blobs", "origin.catalog", "origin.sources", "origin.http", "origin.flights"),
-    ("origin.notes", "origin.pipeline", "origin.feed", "origin.fleet", "origin.tokens", "origin.webhooks", "origin.access"),
-    ("origin.graveyard", "origin.proving", "origin.dating", "origin.leaves", "origin.pages", "origin.files", "origin.groups")
-    + ("origin.relays", "origin.service"),
+    (
+        "origin.notes",
+        "origin.pipeline",
+        "origin.feed",
+        "origin.fleet",
+        "origin.holdings",
+        "origin.intake",
+        "origin.tokens",
+        "origin.webhooks",
+        "origin.access",
+    ),
+    ("origin.graveyard", "origin.proving", "origin.dating", "origin.prepared", "origin.held", "origin.leaves")
+    + ("origin.pages", "origin.files", "origin.groups", "origin.relays", "origin.service"),
     ("origin.api.server", "origin.control", "origin.watch", "origin.recalling", "origin.app"),
     ("origin.__main__", "origin"),
     ("edge",),
