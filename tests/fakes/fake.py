@@ -23,7 +23,7 @@ class Seen:
 
     ``kind`` is the registry's word for it (PyPI: ``root``, ``page``, ``legacy``, ``provenance``, ``file``, ``metadata``, ``redirect``
     or ``other``); ``host`` is ``index``, ``files`` or ``elsewhere``. ``status`` is 0 while unanswered or when it never was answered.
-    ``at`` is the monotonic clock in seconds.
+    ``at`` is the monotonic clock in seconds, ``peer`` the address that it came from.
     """
 
     number: int
@@ -37,6 +37,7 @@ class Seen:
     sent: int
     complete: bool
     body: str = ""
+    peer: str = ""
 
     def header(self, name: str) -> str | None:
         for n, v in self.headers:
@@ -62,17 +63,19 @@ class Fake:
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, authority: Authority | None = None, *, also: Sequence[str] = ()) -> Iterator[Self]:
-        """Run the fake until the block ends.
+    def start(
+        cls, authority: Authority | None = None, *, also: Sequence[str] = (), hosts: Mapping[str, str] | None = None
+    ) -> Iterator[Self]:
+        """Run the fake until the block ends. ``hosts`` are other addresses for ``index``, ``files`` and ``elsewhere``.
 
         With an ``authority`` it speaks TLS, and its hosts are called ``pypi.test``, ``files.pypi.test`` and ``elsewhere.pypi.test``, by its
         kind, in the certificate and in its documents; ``also`` are further names in the certificate.
         """
-        site: dict[str, Any] = {}
+        site: dict[str, Any] = {} if hosts is None else {"hosts": dict(hosts), "names": dict(hosts)}
         if authority is not None:
             names = {"index": f"{cls.kind}.test", "files": f"files.{cls.kind}.test", "elsewhere": f"elsewhere.{cls.kind}.test"}
             certificate = authority.certificate(*names.values(), *also)
-            site = {"scheme": "https", "names": names, "certificate": str(certificate)}
+            site |= {"scheme": "https", "names": names, "certificate": str(certificate)}
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.fakes", cls.kind, json.dumps(site)],
             cwd=ROOT,

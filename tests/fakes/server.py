@@ -40,11 +40,15 @@ HOSTS = {"index": "127.0.0.1", "files": "127.0.0.2", "elsewhere": "127.0.0.3"}
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What the hosts are called from outside, and by which scheme; ``certificate`` is a file of chain and key, for ``https``."""
+    """What the hosts are called from outside, and by which scheme; ``certificate`` is a file of chain and key, for ``https``.
+
+    ``hosts`` are the addresses that they listen on.
+    """
 
     scheme: str = "http"
     names: Mapping[str, str] = field(default_factory=lambda: HOSTS)
     certificate: str | None = None
+    hosts: Mapping[str, str] = field(default_factory=lambda: HOSTS)
 
 
 PIECE = 1 << 18
@@ -100,6 +104,7 @@ class Record:
     sent: int = 0
     complete: bool = False
     body: str = ""
+    peer: str = ""
 
 
 @dataclass
@@ -220,10 +225,12 @@ class Log:
         self.records: list[Record] = []
         self.numbers = 0
 
-    def note(self, request: Request, kind: str, raw_headers: list[tuple[str, str]]) -> Record:
+    def note(self, request: Request, kind: str, raw_headers: list[tuple[str, str]], peer: str) -> Record:
         with self.more:
             self.numbers += 1
-            record = Record(self.numbers, time.monotonic(), request.host, request.method, request.path, kind, raw_headers)
+            record = Record(
+                self.numbers, time.monotonic(), request.host, request.method, request.path, kind, raw_headers, peer=peer
+            )
             self.records.append(record)
             self.more.notify_all()
             return record
@@ -253,8 +260,15 @@ class Log:
 class Connections:
     """Open sockets of one listener, so that they can all be cut. With a ``context`` they speak TLS."""
 
-    def __init__(self, host: str, serve: Callable[[socket.socket, str], None], context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        serve: Callable[[socket.socket, str], None],
+        context: ssl.SSLContext | None = None,
+        address: str = "127.0.0.1",
+    ) -> None:
         self.host = host
+        self.address = address
         self.serve = serve
         self.context = context
         self.lock = threading.Lock()
@@ -264,7 +278,7 @@ class Connections:
     def listen(self, port: int) -> int:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOSTS.get(self.host, "127.0.0.1"), port))
+        listener.bind((self.address, port))
         listener.listen(1024)
         self.listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
@@ -342,7 +356,9 @@ class Server:
         self.misbehaviours = Misbehaviours()
         certificate = self.kind.site.certificate
         context = server_context(certificate) if certificate is not None else None
-        self.listeners = {name: Connections(name, self._serve, context) for name in HOSTS}
+        self.listeners = {
+            name: Connections(name, self._serve, context, address) for name, address in self.kind.site.hosts.items()
+        }
         self.control = Connections("control", self._serve_control)
 
     def start(self) -> None:
@@ -400,10 +416,11 @@ class Server:
     # -- the registry's ports
 
     def _serve(self, connection: socket.socket, host: str) -> None:
+        peer = str(connection.getpeername()[0])
         with connection.makefile("rb") as source:
             while (parsed := _read_request(source, host)) is not None:
                 request, raw_headers = parsed
-                record = self.log.note(request, self.kind.classify(request), raw_headers)
+                record = self.log.note(request, self.kind.classify(request), raw_headers, peer)
                 if request.headers.get("expect", "").lower() == "100-continue":
                     connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
                 request.body = _read_body(source, request.headers)
