@@ -20,6 +20,7 @@ from origin.catalog import Access
 from origin.errors import Corrupt, NotFound, Refused, Unavailable, Unusable
 from origin.files import Delivery
 from origin.groups import members_for
+from origin.held import PageView
 from origin.http import Request, Response
 from origin.http.coding import decoded, negotiate_coding
 from origin.http.hot import HotPages
@@ -27,7 +28,6 @@ from origin.http.problems import problem, respond
 from origin.logs import access, tell_access
 from origin.metrics import Metrics, Tally
 from origin.model import Face, File, Headers, Listing, Local, Page, Relay, Resource
-from origin.pages import PageView
 from origin.registries import Registry
 from origin.service import Service
 
@@ -241,9 +241,9 @@ class Mirror:
                 # That something was not published yet is nothing that an outage may turn into its absence.
                 raise Unavailable("whether there is such a thing by now cannot be asked", 5) from None
             rendered = await self._renderings.render(registry, view, wish, keep=keep)
-        down = "upstream-down" in view.cache_status
+        down = "upstream-down" in view.cache_status or "upstream-down" in view.trail
         fields = _noted(registry, view, rendered.fields) if down else rendered.fields
-        response = Response(200, _page_headers(rendered, view.cache_status, fields), rendered.body)
+        response = Response(200, _page_headers(rendered, view.cache_status, fields, view.trail), rendered.body)
         if offer.base is None and self._shown is not None:
             self._shown(registry.name, view.listing)
         tally = self._metrics.tally(offer.face, registry.name, "page", view.outcome)
@@ -268,7 +268,7 @@ class Mirror:
         headers = list(registry.file_headers(files[0], delivery.digests, delivery.last_modified))
         if all(name.lower() != "cache-control" for name, _ in headers):
             headers.append(("Cache-Control", FILE_CACHE_CONTROL))
-        headers += [("Accept-Ranges", "bytes"), ("Cache-Status", f"leeward; {delivery.cache_status}")]
+        headers += [("Accept-Ranges", "bytes"), ("Cache-Status", _cache_status(delivery.cache_status, delivery.trail))]
         response = Response(200, headers, delivery.body)
         response.delivered = self._ledger(request, offer, delivery)
         return response
@@ -368,13 +368,18 @@ def _noted(registry: Registry, view: PageView, fields: Headers) -> Headers:
     return (*((name, changed.pop(name, value)) for name, value in fields), *changed.items())
 
 
-def _page_headers(rendered: Rendered, cache_status: str, fields: Headers) -> list[tuple[str, str]]:
+def _cache_status(parameters: str, trail: str = "") -> str:
+    """What each cache did, that nearest to the registry first. Source: RFC 9211."""
+    return f"{trail}, leeward; {parameters}" if trail else f"leeward; {parameters}"
+
+
+def _page_headers(rendered: Rendered, cache_status: str, fields: Headers, trail: str = "") -> list[tuple[str, str]]:
     headers = [
         ("Content-Type", rendered.media_type),
         ("ETag", rendered.etag),
         ("Cache-Control", PAGE_CACHE_CONTROL),
         ("Vary", "Accept, Accept-Encoding"),
-        ("Cache-Status", f"leeward; {cache_status}"),
+        ("Cache-Status", _cache_status(cache_status, trail)),
     ]
     if rendered.coding != "identity":
         headers.append(("Content-Encoding", rendered.coding))

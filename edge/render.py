@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import trio
 
+from origin.held import PageView
 from origin.http.coding import encode
 from origin.model import Headers, Page, Validity
-from origin.pages import PageView
 from origin.registries import Registry
 
 SMALL_BYTES = 32 * 1024

@@ -23,9 +23,19 @@ type Dated = tuple[float, str]
 
 
 async def dated(
-    catalog: Catalog, clock: Clock, page: Page, before: Dated | None, restrictions: Mapping[str, Verdict], revision: int
+    catalog: Catalog,
+    clock: Clock,
+    page: Page,
+    before: Dated | None,
+    restrictions: Mapping[str, Verdict],
+    revision: int,
+    *,
+    after: float = 0.0,
 ) -> Dated:
-    """Date what is left of a page's ``revision`` once ``restrictions`` were taken off. ``before`` is None until it was looked up."""
+    """Date what is left of a page's ``revision`` once ``restrictions`` were taken off. ``before`` is None until it was looked up.
+
+    ``after`` is the date that the page came with, if a node of ours has dated it already.
+    """
     key = f"restricted {page.key}"
     if before is None:
         at, _, told = (await catalog.recall(key) or "0 ").partition(" ")
@@ -35,7 +45,7 @@ async def dated(
         taken = f"{taken}/{revision}"
     if before[1] == taken:
         return before
-    now = max(float(math.ceil(clock())), before[0] + 1), taken
+    now = max(float(math.ceil(clock())), before[0] + 1, after + 1), taken
     try:
         await catalog.remember(key, f"{now[0]} {taken}")
     except Unavailable as error:

@@ -21,10 +21,11 @@ from .blobs import BlobStore
 from .catalog import Binding, Catalog
 from .errors import Corrupt, NotFound, Refused, Unavailable
 from .flights import Flight, Flights
+from .held import HeldPage
 from .leaves import Leaves
 from .model import Allow, Arriving, Clock, Digest, Entry, File, Listing, Refuse, Span, Verdict
 from .notes import LIMIT_BYTES, Notes
-from .pages import HeldPage, Pages
+from .pages import Pages
 from .pipeline.stages import Stored
 from .pipeline.synchronize import Workbench, sidecar_of, synchronize
 from .policy.recalls import judge_digests
@@ -53,7 +54,8 @@ RELISTING_S = 10.0
 class Delivery:
     """A file on its way. ``size`` is in bytes. Whoever gets it closes ``body`` or hands it to the server.
 
-    ``digests`` are those known by now, one by the registry's ``identity`` always among them. ``last_modified`` is upstream's field.
+    ``digests`` are those known by now, one by the registry's ``identity`` always among them. ``last_modified`` is upstream's field,
+    ``trail`` the ``Cache-Status`` of the node of ours that it comes from.
     """
 
     file: File
@@ -63,6 +65,7 @@ class Delivery:
     outcome: str
     cache_status: str
     last_modified: str | None = None
+    trail: str = ""
 
     @property
     def digest(self) -> Digest:
@@ -139,7 +142,8 @@ class Files:
         if binding is not None:
             _require_allowed(self.judge(subject, _digests(binding)))
         elif (page := registry.listing_page(subject)) is not None:
-            entry = _entry(registry, await self._pages.held(page), subject)
+            listed = await self._pages.held(page)
+            entry = listed.entry(registry, subject) if listed is not None else None
             _require_allowed(self.judge(subject, entry.digests if entry is not None else ()))
 
     async def deliver(self, file: File, *, hold_s: float) -> Delivery:
@@ -357,8 +361,10 @@ class Files:
         self._require_listed(registry, held, file)
 
     def _require_listed(self, registry: Registry, held: HeldPage, file: File) -> None:
-        if file.registry not in self._serve_removed and not _lists(registry, held, file):
-            raise Refused(Refuse(f"{file.name} was removed upstream", "removed-upstream"))
+        if not held.lists(registry, file):
+            held.require_not_taken(file)
+            if file.registry not in self._serve_removed:
+                raise Refused(Refuse(f"{file.name} was removed upstream", "removed-upstream"))
 
     async def _listed(self, file: File) -> Entry:
         """The entry that publishes ``file``. Raises ``NotFound`` if its listing lacks it."""
@@ -380,18 +386,20 @@ class Files:
         try:
             view = await self._pages.page(page)
             held = await self._pages.held(page)
-            entry = _entry(registry, held, file)
+            entry = held.entry(registry, file) if held is not None else None
             if entry is None and (view.outcome == "stale" or self._clock() - view.received_at > RELISTING_S):
                 if view.outcome != "stale":
                     view = await self._pages.page(page, insist=True)
                 if view.outcome == "stale":
                     raise Unavailable(f"whether {file.name} is listed by now cannot be asked", 5)
                 held = await self._pages.held(page)
-                entry = _entry(registry, held, file)
+                entry = held.entry(registry, file) if held is not None else None
         except NotFound:
             return None
         if entry is not None:
             return entry
+        if held is not None:
+            held.require_not_taken(file)
         return held.listing if held is not None else None
 
     async def _exists(self, registry: Registry, file: File, listing: Listing) -> bool:
@@ -406,11 +414,11 @@ class Files:
             return known[1]
 
         async def probe(_: Flight[bool]) -> bool:
-            failure: Unavailable | Corrupt = Unavailable("no source is configured")
+            failure = Unavailable("no source is configured")
             for source in self._sources:
                 try:
                     return await source.exists(file, url)
-                except (Unavailable, Corrupt) as error:
+                except Unavailable as error:
                     failure = error
             raise failure
 
@@ -568,7 +576,7 @@ class Files:
             outcome = "collapsed" if joined else "miss"
             status = "fwd=uri-miss; stored" + ("; collapsed" if joined else "")
             body = Arriving(follower, 0, size, until, leave)
-            return Delivery(file, digests, size, body, outcome, status, flight.last_modified)
+            return Delivery(file, digests, size, body, outcome, status, flight.last_modified, flight.trail)
         raise Unavailable(f"{file.name} is still being fetched and checked", flight.estimate_s() or 5)
 
     def _fetch(
@@ -675,14 +683,6 @@ def _written(registry: Registry, file: File, value: str, outcome: str, status: s
 def _require_allowed(verdict: Verdict) -> None:
     if not isinstance(verdict, Allow):
         raise Refused(verdict)
-
-
-def _entry(registry: Registry, held: HeldPage | None, file: File) -> Entry | None:
-    return registry.expected(file, held.listing) if held is not None and held.listing is not None else None
-
-
-def _lists(registry: Registry, held: HeldPage, file: File) -> bool:
-    return _entry(registry, held, registry.subject(file)) is not None
 
 
 def _digests(binding: Binding) -> tuple[Digest, ...]:

@@ -50,7 +50,7 @@ class Flight[T]:
     """A fetch under way. ``size`` is in bytes, None until ``began()`` told it, and if upstream does not say.
 
     ``written`` bytes are in the spool; the first ``releasable`` of them may be sent to clients. ``is_there`` says that upstream was seen to
-    have it, whatever becomes of it.
+    have it, whatever becomes of it. ``trail`` is the ``Cache-Status`` of the node of ours that sends it.
     """
 
     __slots__ = (
@@ -78,6 +78,7 @@ class Flight[T]:
         "last_modified",
         "releasable",
         "size",
+        "trail",
         "written",
     )
 
@@ -87,6 +88,7 @@ class Flight[T]:
         self.digests: tuple[Digest, ...] = ()
         self.last_modified: str | None = None
         self.is_there = False
+        self.trail = ""
         self.written = 0
         self.releasable = 0
         self._nursery = nursery

@@ -17,8 +17,9 @@ import trio
 
 from .errors import NotFound, Refused
 from .files import Delivery, Files
+from .held import PageView
 from .model import File, Page, Validity
-from .pages import LARGE_BYTES, Pages, PageView
+from .pages import LARGE_BYTES, Pages
 from .registries import Registry
 
 REMEMBERED = 500
@@ -121,6 +122,7 @@ class Groups:
             worst.outcome,
             worst.cache_status,
             merged.last_modified,
+            worst.trail,
         )
 
     async def _made_one(

@@ -17,14 +17,17 @@ import trio
 
 from . import freshness
 from .catalog import Catalog, StoredAnswer
-from .dating import Dated, dated
+from .dating import dated
 from .errors import Corrupt, NotFound, Refused, Unavailable
 from .flights import Flight, Flights
 from .graveyard import Graveyard
+from .held import HeldPage, PageView
 from .model import Allow, Clock, Digest, File, Hold, Listing, Page, Refuse, Stamp, Validity, Verdict
 from .notes import Notes
 from .policy.force import Policy
 from .policy.rules import judge_page
+from .prepared import added, is_prepared, merged, recalled, taken_off
+from .prepared import remember as remember_taken
 from .proving import Proving
 from .registries import Registry
 from .sources import Absent, Answer, Known, NotModified, Received, Source
@@ -57,9 +60,6 @@ JUDGED_BYTES = 32
 MEMORY_BYTES = 128 * 1024 * 1024
 """How much stays parsed in memory: documents as stored, and their entries."""
 
-ENTRY_BYTES = 1600
-"""What an entry of a parsed listing takes beside its document, about."""
-
 SIDECAR = ".metadata"
 
 ABSENT = "absent/"
@@ -70,80 +70,12 @@ ABSENT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
-class PageView:
-    """A page ready to be written for a client. ``outcome`` is a label for metrics, ``cache_status`` the RFC 9211 member's parameters."""
+class Refreshed:
+    """How a refresh ended (``"200"``, ``"304"``, ``"404"``) and what is held now. ``trail`` is as in ``Received``."""
 
-    listing: Listing
-    stamp: Stamp
-    validity: Validity
-    received_at: float
-    serial: int | None
-    outcome: str
-    cache_status: str
-    last_modified: str | None = None
-
-    @property
-    def fresh(self) -> bool:
-        return self.outcome in ("hit", "miss", "revalidated", "collapsed")
-
-
-class HeldPage:
-    """One page in memory: the answer's facts, the listing as upstream means it, and the last view made of it."""
-
-    __slots__ = (
-        "answer",
-        "listing",
-        "making",
-        "policy",
-        "restricted",
-        "retired",
-        "sidecars",
-        "size",
-        "validity",
-        "vanishing",
-        "view",
-        "weight",
-    )
-
-    def __init__(self, answer: StoredAnswer, listing: Listing | None) -> None:
-        self.size = len(answer.document) + 2048
-        self.weight = self.size + (ENTRY_BYTES * len(listing.entries) if listing is not None else 0)
-        # The listing holds the document; the answer here is only its facts.
-        self.answer = replace(answer, document=b"")
-        self.listing = listing
-        self.view: Listing | None = None
-        self.sidecars: dict[str, Digest] | None = None
-        # When policy last changed what is left of it, and what it took off then; None until that was looked up.
-        self.restricted: Dated | None = None
-        self.policy = -1
-        self.validity = Validity(answer.stamp.fresh_until)
-        self.making = trio.Lock()
-        self.retired = False
-        # What the last look missed; None if that look was before a restart.
-        self.vanishing: frozenset[str] | None = None
-
-    @property
-    def listings(self) -> tuple[Listing, ...]:
-        """What it holds, each once."""
-        return tuple(each for each in (self.listing, self.view if self.view is not self.listing else None) if each is not None)
-
-    def restamp(self, stamp: Stamp, received_at: float) -> None:
-        self.answer = replace(self.answer, stamp=stamp, received_at=received_at)
-        self.validity.fresh_until = stamp.fresh_until
-
-    def forget_view(self) -> None:
-        """What was rendered from the view must not be sent any more; a new view has a validity of its own."""
-        self.validity.valid = False
-        self.view = None
-
-    def retire(self) -> None:
-        """It is held no more: whoever still works with it may finish, but what is made of it may never be kept."""
-        self.retired = True
-        self.forget_view()
-
-
-type Refreshed = tuple[str, HeldPage]
-"""How a refresh ended (``"200"``, ``"304"``, ``"404"``) and what is held now."""
+    how: str
+    held: HeldPage
+    trail: str = ""
 
 
 class Pages:
@@ -258,21 +190,21 @@ class Pages:
         if not self._answers(page.registry):
             self._look(page)
             return await self._view(held, "stale", "hit; detail=upstream-down")
-        flight, joined = self._refresh(page)
+        flight, joined = self._refresh(page, insists=insist)
         with trio.move_on_after(self._slow_s):
             try:
-                how, held = await flight.wait_outcome()
+                found = await flight.wait_outcome()
             except (Unavailable, Corrupt):
                 return await self._view(held, "stale", "hit; detail=upstream-down")
-            forwarded = f"fwd={'request' if fresh else 'stale'}; fwd-status={how}"
-            return await self._view(held, "revalidated", forwarded + ("; collapsed" if joined else ""))
+            forwarded = f"fwd={'request' if fresh else 'stale'}; fwd-status={found.how}"
+            return await self._view(found.held, "revalidated", forwarded + ("; collapsed" if joined else ""), found.trail)
         return await self._view(held, "stale", "hit; detail=upstream-slow")
 
     async def _cold(self, page: Page) -> PageView:
         flight, joined = self._refresh(page)
-        _, held = await flight.wait_outcome()
+        found = await flight.wait_outcome()
         status = "fwd=uri-miss; stored" + ("; collapsed" if joined else "")
-        return await self._view(held, "collapsed" if joined else "miss", status)
+        return await self._view(found.held, "collapsed" if joined else "miss", status, found.trail)
 
     async def keep(self, page: Page) -> None:
         """Bring a page here and wait for it; nothing if a fresh one is held. Raises like ``page``."""
@@ -283,7 +215,7 @@ class Pages:
             if held is not None and freshness.judge(held.answer.stamp, self._clock()) == "fresh":
                 break
             flight, joined = self._refresh(page)
-            _, held = await flight.wait_outcome()
+            held = (await flight.wait_outcome()).held
             if not joined:
                 break
         assert held is not None
@@ -305,9 +237,8 @@ class Pages:
     async def refresh(self, page: Page) -> str:
         """Ask upstream now, whatever is held. Returns how it ended: ``"200"``, ``"304"``, ``"404"``; raises like ``page``."""
         self._flights.forget(f"page {page.key}")
-        flight, _ = self._refresh(page)
-        how, _ = await flight.wait_outcome()
-        return how
+        flight, _ = self._refresh(page, insists=True)
+        return (await flight.wait_outcome()).how
 
     def refresh_soon(self, held: HeldPage) -> None:
         """Revalidate in the background if stale; whoever caused this does not wait."""
@@ -363,6 +294,13 @@ class Pages:
         except ValueError as error:
             await self._event("unreadable-page", answer.page.key, f"what is stored of it cannot be read: {error}")
             return None
+        if is_prepared(answer):
+            known = await recalled(self._catalog, listing)
+            if known is None:
+                # It shows what it should, but not why the rest is missing. As if it were not ours, it is asked for again, and whole.
+                stamp = Stamp(0.0, answer.stamp.stale_until, answer.stamp.revision)
+                return HeldPage(replace(answer, stamp=stamp, etag=None), listing)
+            listing = known
         return HeldPage(answer, listing)
 
     # ---- views
@@ -376,7 +314,7 @@ class Pages:
             if not isinstance(verdict, Allow):
                 raise Refused(verdict)
 
-    async def _view(self, held: HeldPage, outcome: str, cache_status: str) -> PageView:
+    async def _view(self, held: HeldPage, outcome: str, cache_status: str, trail: str = "") -> PageView:
         if held.answer.status != 200 or held.listing is None:
             page = held.answer.page
             raise NotFound(f"{' of '.join(filter(None, (page.view, page.project))) or 'this'} does not exist upstream")
@@ -394,7 +332,15 @@ class Pages:
             raise Refused(_first(view.restrictions))
         answer = held.answer
         return PageView(
-            view, answer.stamp, held.validity, answer.received_at, answer.serial, outcome, cache_status, answer.last_modified
+            view,
+            answer.stamp,
+            held.validity,
+            answer.received_at,
+            answer.serial,
+            outcome,
+            cache_status,
+            answer.last_modified,
+            trail,
         )
 
     async def _make_view(self, held: HeldPage, listing: Listing) -> None:
@@ -414,17 +360,23 @@ class Pages:
             ) -> Listing:
                 enriched = registry.enrich(listing, sidecars) if sidecars else listing
                 verdict_of = force.judge_listing(registry, enriched, bound)
-                return registry.restrict(enriched, verdict_of) if verdict_of else enriched
+                return merged(listing, registry.restrict(enriched, verdict_of)) if verdict_of else enriched
 
             # Many rules on many versions cost more than the document does.
             versions = len(listing.entries) + len(listing.bare)
             view = await self._work(held.size + JUDGED_BYTES * len(force.rules) * versions, make)
-            revision = held.answer.stamp.revision
+            answer, ours = held.answer, added(listing, view)
             held.restricted = await dated(
-                self._catalog, self._clock, held.answer.page, held.restricted, view.restrictions, revision
+                self._catalog,
+                self._clock,
+                answer.page,
+                held.restricted,
+                ours,
+                answer.stamp.revision,
+                after=listing.restricted_at,
             )
-            if held.restricted[0]:
-                view = replace(view, restricted_at=held.restricted[0])
+            if held.restricted[0] or listing.restricted_at:
+                view = replace(view, restricted_at=max(listing.restricted_at, held.restricted[0]))
             # The rules or sidecars may have changed while a thread worked: then that view is already wrong.
             if policy == self._policy and sidecars == held.sidecars:
                 held.view, held.policy = view, policy
@@ -514,40 +466,44 @@ class Pages:
 
     # ---- refreshing
 
-    def _refresh(self, page: Page) -> tuple[Flight[Refreshed], bool]:
+    def _refresh(self, page: Page, *, insists: bool = False) -> tuple[Flight[Refreshed], bool]:
         async def job(_: Flight[Refreshed]) -> Refreshed:
-            return await self._fetch(page)
+            return await self._fetch(page, insists)
 
         return self._flights.join(f"page {page.key}", job)
 
-    async def _fetch(self, page: Page) -> Refreshed:
+    async def _fetch(self, page: Page, insists: bool) -> Refreshed:
         self._asking[page] = False
         try:
-            how, held = await self._fetched(page)
+            found = await self._fetched(page, insists)
         finally:
             is_doubted = self._asking.pop(page)
         if is_doubted:
+            held = found.held
             # It was asked for before there was news: it may or may not have been in there.
             self._doubt_nowait(held)
             try:
                 await self._catalog.renew(page, held.answer.stamp, held.answer.received_at)
             except Unavailable as error:
                 log.warning("a page is not doubted on disk: %s", error, extra={"page": page.key})
-        return how, held
+        return found
 
-    async def _fetched(self, page: Page) -> Refreshed:
+    async def _fetched(self, page: Page, insists: bool) -> Refreshed:
         held = await self.held(page)
-        known = None
+        known = Known(insists=True) if insists else None
         comparable = held is not None and held.answer.received_at >= self._upstream_since.get(page.registry, 0.0)
         if held is not None and comparable and held.listing is not None and held.answer.vanishing_since is None:
-            known = Known(held.answer.etag, held.answer.last_modified, held.answer.serial)
+            serial = None if is_prepared(held.answer) else held.answer.serial
+            known = Known(held.answer.etag, held.answer.last_modified, serial, insists)
         answer = await self._ask(page, known)
         match answer:
             case NotModified(stamp):
                 assert held is not None, "a 304 can only answer a condition"
-                return "304", await self._renew(held, stamp)
+                return Refreshed("304", await self._renew(held, stamp), answer.trail)
             case Absent():
-                return "404", await self._absent(page, held, answer)
+                return Refreshed("404", await self._absent(page, held, answer), answer.trail)
+            case Received(prepared=True):
+                return await self._prepared(page, held, answer)
             case Received():
                 return await self._received(page, held, answer)
 
@@ -571,7 +527,7 @@ class Pages:
         return held
 
     async def _absent(self, page: Page, held: HeldPage | None, answer: Absent) -> HeldPage:
-        if held is not None and held.listing is not None:
+        if held is not None and held.listing is not None and not answer.prepared:
             waiting = await self._vanishing(held, frozenset(held.listing.entries), f"the page answers {answer.status}")
             if waiting is not None:
                 return waiting
@@ -596,6 +552,25 @@ class Pages:
         waiting.vanishing = gone
         return waiting
 
+    async def _prepared(self, page: Page, held: HeldPage | None, answer: Received) -> Refreshed:
+        """A page that a node of ours sent: it has been proven and waited for there, and is believed as it is."""
+        registry = self._registries[page.registry]
+        try:
+            listing = await self._work(len(answer.body), lambda: registry.reread(page, answer.body))
+        except ValueError as error:
+            await self._event("unparsable-page", page.key, str(error))
+            raise Corrupt(f"what was sent as the page of {page.project} is none: {error}") from None
+        listing = taken_off(listing, answer.restrictions, answer.restricted_at)
+        if listing.entries:
+            listing = await self._proving.keep_bound(registry, held.listing if held is not None else None, listing)
+        try:
+            await remember_taken(self._catalog, listing)
+        except Unavailable as error:
+            log.warning("what was taken off a page is not remembered: %s", error, extra={"page": page.key})
+        received_at = self._clock() if answer.received_at is None else answer.received_at
+        serial = listing.serial if listing.serial is not None else answer.serial
+        return Refreshed("200", await self._settled(answer, listing, serial, received_at), answer.trail)
+
     async def _received(self, page: Page, held: HeldPage | None, answer: Received) -> Refreshed:
         registry = self._registries[page.registry]
         answer = await self._proving.proven(registry, page, answer, lambda: self._ask(page, None))
@@ -608,36 +583,42 @@ class Pages:
         if held is not None and held.listing is not None:
             old = held.listing
             comparable = held.answer.received_at >= self._upstream_since.get(page.registry, 0.0)
-            if comparable and serial is not None and held.answer.serial is not None and serial < held.answer.serial:
-                await self._event("serial-regression", page.key, f"serial {serial} after {held.answer.serial}")
-                return "304", await self._renew(held, answer.stamp)
-            if listing.document == old.document and held.answer.vanishing_since is None:
-                return "304", await self._renew(held, answer.stamp)
+            before = held.answer.serial if comparable and not is_prepared(held.answer) else None
+            if serial is not None and before is not None and serial < before:
+                await self._event("serial-regression", page.key, f"serial {serial} after {before}")
+                return Refreshed("304", await self._renew(held, answer.stamp))
+            if listing.document == old.document and held.answer.vanishing_since is None and not is_prepared(held.answer):
+                return Refreshed("304", await self._renew(held, answer.stamp))
             gone = frozenset(name for name in old.entries if name not in listing.entries)
             if gone:
                 waiting = await self._vanishing(held, gone, f"{len(gone)} files, {min(gone)} first")
                 if waiting is not None:
-                    return "200", waiting
+                    return Refreshed("200", waiting)
                 await self._event("upstream-gone", page.key, f"{len(gone)} files left the page: {', '.join(sorted(gone)[:20])}")
         if listing.entries:
             listing = await self._proving.keep_bound(registry, held.listing if held is not None else None, listing)
+        return Refreshed("200", await self._settled(answer, listing, serial, self._clock()))
+
+    async def _settled(self, answer: Received, listing: Listing, serial: int | None, received_at: float) -> HeldPage:
+        """A new page, published and held."""
+        page = listing.page
         stored = StoredAnswer(
             page,
             200,
             listing.document,
             answer.media_type,
             answer.stamp,
-            self._clock(),
+            received_at,
             answer.etag,
             answer.last_modified,
             serial,
         )
-        owners = await self._work(len(listing.document), lambda: registry.owners(listing))
+        owners = await self._work(len(listing.document), lambda: self._registries[page.registry].owners(listing))
         if owners:
             await self._proving.record_owners(page, owners)
         # First, so that nobody learns of a file from the page and is then told that there is none.
         await self.doubt_absences(page.registry, page.project)
-        return "200", await self._publish(stored, listing)
+        return await self._publish(stored, listing)
 
     async def _publish(self, stored: StoredAnswer, listing: Listing | None) -> HeldPage:
         try:

@@ -20,10 +20,11 @@ from .errors import Corrupt, NotFound, Unavailable
 from .files import Delivery, Files
 from .flights import Flights
 from .groups import Groups, members_for
+from .held import PageView
 from .metrics import Metrics
 from .model import Allow, Clock, Digest, File, Hold, Listing, Page, Refuse, Relay
 from .notes import Notes
-from .pages import ABSENT, Pages, PageView
+from .pages import ABSENT, Pages
 from .policy.force import Policy
 from .policy.purls import parse_purl
 from .policy.recalls import Central

@@ -166,10 +166,18 @@ def read_page(body: bytes) -> tuple[PageFacts, bytes]:
     return _facts.decode(line), document
 
 
+_PAGE_ETAG = '"leeward-'
+
+
+def is_page_etag(etag: str | None) -> bool:
+    """Whether an ETag is one of ``page_etag``, and so its page one that a node of ours sent."""
+    return etag is not None and etag.startswith(_PAGE_ETAG)
+
+
 def page_etag(facts: PageFacts, document: bytes) -> str:
     """A strong ETag of all that a page says, not of when it was asked for."""
     lasting = msgspec.structs.replace(facts, received_ago_s=0.0)
-    return f'"leeward-{hashlib.sha256(msgspec.json.encode(lasting) + b"\n" + document).hexdigest()[:40]}"'
+    return f'{_PAGE_ETAG}{hashlib.sha256(msgspec.json.encode(lasting) + b"\n" + document).hexdigest()[:40]}"'
 
 
 def stamp_text(fresh_s: float, stale_s: float) -> str:

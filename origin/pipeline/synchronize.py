@@ -149,8 +149,8 @@ class _Evidence:
 async def retrieve(flight: Flight[Stored], bench: Workbench, initialized: Initialized, spools: list[Spool]) -> Retrieved:
     """Fetch the bytes into a spool, from the first source that has them, resuming a broken transfer where it broke.
 
-    A resumed body may come from another source: the digest over the whole covers mixing, which is why a file without a proven
-    digest is resumed only under the validator it began with.
+    Only a source that cannot answer leads to the next. A resumed body may come from another source: the digest over the whole covers
+    mixing, which is why a file without a proven digest is resumed only where it began, under the validator it began with.
     """
     evidence = _Evidence(bench, initialized)
     failure: Exception
@@ -165,18 +165,28 @@ async def retrieve(flight: Flight[Stored], bench: Workbench, initialized: Initia
     raise failure
 
 
+@dataclass(slots=True)
+class _Course:
+    """What of a transfer lasts over its attempts. ``source`` is where it began: its validator means something there alone."""
+
+    entry: Entry
+    transfer: _Transfer | None = None
+    source: Source | None = None
+
+
 async def _retrieve(
     flight: Flight[Stored], bench: Workbench, initialized: Initialized, spools: list[Spool], evidence: _Evidence
 ) -> Retrieved:
-    last: Exception | None = None
+    course = _Course(initialized.entry)
+    failure = Unavailable("no source is configured")
     for source in bench.sources:
         try:
-            return await _retrieve_from(source, flight, bench, initialized, spools, evidence)
-        except (Unavailable, NotFound) as error:
-            if spools:
+            return await _retrieve_from(source, flight, bench, initialized, spools, evidence, course)
+        except Unavailable as error:
+            if course.transfer is not None and not _proven(initialized.registry, course.entry.digests):
                 raise
-            last = last if isinstance(error, NotFound) and isinstance(last, Unavailable) else error
-    raise last or Unavailable("no source is configured")
+            failure = error
+    raise failure
 
 
 async def _retrieve_from(
@@ -186,12 +196,12 @@ async def _retrieve_from(
     initialized: Initialized,
     spools: list[Spool],
     evidence: _Evidence,
+    course: _Course,
 ) -> Retrieved:
-    registry, file, entry = initialized.registry, initialized.file, initialized.entry
-    transfer: _Transfer | None = None
+    registry, file, entry, transfer = initialized.registry, initialized.file, course.entry, course.transfer
     for attempt in range(RESUMES + 1):
         start = transfer.spool.written if transfer else 0
-        validator = transfer.head.validator if transfer else None
+        validator = transfer.head.validator if transfer and course.source is source else None
         try:
             async with source.file(file, entry, start, validator) as stream:
                 flight.is_there = True
@@ -204,9 +214,11 @@ async def _retrieve_from(
                     await _make_room(bench, size or 0)
                     spool = await bench.blobs.spool(algorithms, size)
                     spools.append(spool)
+                    flight.trail = stream.head.trail
                     flight.began(spool.fileno(), size, told, stream.head.last_modified)
                     release = choose(entry, size, streams=registry.strict(file), proofs=registry.proofs)
                     transfer = _Transfer(flight, spool, stream.head, size, release)
+                    course.entry, course.transfer, course.source = entry, transfer, source
                 elif transfer.size is not None and stream.head.size not in (None, transfer.size):
                     raise Corrupt(f"{file.name} changed its size while it was fetched", transfer.size, stream.head.size)
                 elif not _proven(registry, entry.digests) and stream.head.validator != transfer.head.validator:

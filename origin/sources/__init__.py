@@ -18,11 +18,15 @@ from ..model import Digest, Entry, File, Headers, Page, Relay, Stamp, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is held of a page, so that the source can ask for news only. ``etag`` is upstream's own, verbatim."""
+    """What is held of a page, so that the source can ask for news only. ``etag`` is upstream's own, verbatim.
+
+    ``insists`` says that somebody wants the registry itself asked, and not what a node of ours holds.
+    """
 
     etag: str | None = None
     last_modified: str | None = None
     serial: int | None = None
+    insists: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,8 @@ class Received:
     ``digests`` are those of the whole document that came along in fields. ``prepared`` says that a node of ours sent it: ``body`` is then
     the
     stored form of what its policy left of the listing (``Registry.reread``), believed as it is, and ``restrictions`` and ``restricted_at``
-    are those of ``Listing``. ``trail`` is that node's own ``Cache-Status``, to be shown before ours.
+    are those of ``Listing``; ``received_at`` is when upstream sent or confirmed it, in UTC seconds. ``trail`` is that node's own
+    ``Cache-Status``, to be shown before ours.
     """
 
     body: bytes
@@ -61,10 +66,12 @@ class NotModified:
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Upstream says cleanly that there is no such page. ``status`` is 404 or 410."""
+    """Upstream says cleanly that there is no such page. ``status`` is 404 or 410. ``prepared`` is as in ``Received``."""
 
     status: int
     stamp: Stamp
+    prepared: bool = False
+    trail: str = ""
 
 
 type Answer = Received | NotModified | Absent
@@ -83,7 +90,7 @@ class FileHead:
     """What upstream said before the bytes. ``size`` is the whole representation's, None if not told.
 
     ``start`` is the offset the bytes begin at: 0 even where a later one was asked for, if upstream ignored the range.
-    ``digests`` are those found in response headers, ``last_modified`` is the field as sent.
+    ``digests`` are those found in response headers, ``last_modified`` is the field as sent, ``trail`` as in ``Received``.
     """
 
     size: int | None
@@ -92,6 +99,7 @@ class FileHead:
     validator: str | None
     digests: tuple[Digest, ...] = ()
     last_modified: str | None = None
+    trail: str = ""
 
 
 @dataclass(slots=True)

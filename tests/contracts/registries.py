@@ -697,6 +697,8 @@ class RegistryContract:
         again = registry.restrict(restricted, verdicts)
         assert (again.entries, again.restrictions) == (restricted.entries, restricted.restrictions)
         assert arena.written(again, arena.base) == arena.written(restricted, arena.base)
+        below = registry.restrict(registry.reread(listing.page, restricted.document), verdicts)
+        assert (below.entries, below.document) == (restricted.entries, restricted.document)
         # And once the rules are gone, so is every trace of them.
         assert {base: arena.written(registry.restrict(listing, {}), base) for base in before} == before
 

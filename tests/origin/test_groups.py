@@ -13,8 +13,8 @@ from trio.testing import MockClock
 from origin import groups
 from origin.errors import NotFound, Refused, Unavailable
 from origin.groups import JointValidity, members_for
+from origin.held import PageView
 from origin.model import File, Page, Validity
-from origin.pages import PageView
 from origin.registries import Options, Registry
 from origin.registries.maven import XML, Maven
 from tests.origin.test_evidence import LAST_MODIFIED, archive, metadata, sha1

@@ -187,6 +187,9 @@ def test_policy_cuts_out_what_it_refuses_and_nothing_else(drawn: tuple[str, list
     restricted = REGISTRY.restrict(listing, {version: Refuse("no", "rule") for version in refused})
     left = [version for version in dict.fromkeys(versions) if version not in refused]
     assert list(restricted.entries) == list(dict.fromkeys(version for version in listing.entries if version not in refused))
+    # The tier below judges by the same rules, and finds nothing left to do.
+    below = REGISTRY.restrict(REGISTRY.reread(listing.page, restricted.document), restricted.restrictions)
+    assert (below.entries, below.document) == (restricted.entries, restricted.document)
     now = documents.read_metadata(REGISTRY.write(restricted, XML, None))
     assert now.versions == left
     assert not refused & set(now.named)

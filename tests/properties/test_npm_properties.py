@@ -195,6 +195,9 @@ def test_policy_takes_away_the_refused_versions_and_nothing_else(made: tuple[str
     # Which of two versions that share a tarball keeps its path depends on who else is there; what is behind it does not.
     assert tarballs(again) == tarballs(restricted)
     assert {e.file.version for e in again.entries.values()} == {e.file.version for e in listing.entries.values()} - gone
+    # The tier below judges by the same rules, and finds nothing left to do.
+    below = NPM_TEST.restrict(again, restricted.restrictions)
+    assert (below.entries, below.document) == (again.entries, restricted.document)
 
 
 @settings(max_examples=60)

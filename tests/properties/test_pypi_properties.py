@@ -121,7 +121,11 @@ def test_policy_touches_the_refused_versions_and_nothing_else(body: bytes, data:
         else:
             assert entry == listing.entries[name]
             assert after[name] == before[name]
-    assert PYPI.reread(PAGE, restricted.document).entries == restricted.entries
+    again = PYPI.reread(PAGE, restricted.document)
+    assert again.entries == restricted.entries
+    # The tier below judges by the same rules, and finds nothing left to do.
+    below = PYPI.restrict(again, restricted.restrictions)
+    assert (below.entries, below.document) == (restricted.entries, restricted.document)
 
 
 @settings(max_examples=40)

@@ -1,0 +1,85 @@
+"""Pages that a node of ours sent: what its policy took off them, remembered over restarts.
+
+The stored document is what was left; why the rest is missing stands beside it in the catalogue. The two are not written in one
+transaction, so each record tells which document it is of, and is written first: a record of another document is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+import msgspec
+
+from .api.wire import is_page_etag
+from .catalog import Catalog, StoredAnswer
+from .model import Listing, Page, Verdict
+
+log = logging.getLogger("leeward.prepared")
+
+
+class _Taken(msgspec.Struct, frozen=True, omit_defaults=True):
+    """``restrictions`` and ``restricted_at`` of ``Listing``, and of which document."""
+
+    document: str
+    restrictions: dict[str, Verdict] = {}
+    restricted_at: float = 0.0
+
+
+_DECODE = msgspec.json.Decoder(_Taken)
+
+
+def is_prepared(answer: StoredAnswer) -> bool:
+    """Whether what is held came from a node of ours."""
+    return is_page_etag(answer.etag)
+
+
+async def remember(catalog: Catalog, listing: Listing) -> None:
+    """Write down what is missing of ``listing``. Called before its document is published. Raises ``Unavailable``."""
+    key = _key(listing.page)
+    if listing.restrictions or listing.restricted_at:
+        taken = _Taken(_name(listing.document), dict(listing.restrictions), listing.restricted_at)
+        await catalog.remember(key, msgspec.json.encode(taken).decode())
+    elif await catalog.recall(key):
+        await catalog.remember(key, "")
+
+
+async def recalled(catalog: Catalog, listing: Listing) -> Listing | None:
+    """A prepared listing that was read again, with what is missing of it; None if that is not known any more."""
+    text = await catalog.recall(_key(listing.page))
+    if not text:
+        return listing
+    try:
+        taken = _DECODE.decode(text)
+    except ValueError as error:
+        log.warning("what was taken off a page cannot be read: %s", error, extra={"page": listing.page.key})
+        return None
+    return taken_off(listing, taken.restrictions, taken.restricted_at) if taken.document == _name(listing.document) else None
+
+
+def taken_off(listing: Listing, restrictions: Mapping[str, Verdict], restricted_at: float) -> Listing:
+    """``listing`` with what another node took off it."""
+    return replace(listing, restrictions=dict(restrictions), restricted_at=restricted_at)
+
+
+def merged(prepared: Listing, view: Listing) -> Listing:
+    """``view``, which is ``prepared`` restricted once more, with the restrictions of both: of one version the later one's."""
+    if not prepared.restrictions:
+        return view
+    return replace(view, restrictions={**prepared.restrictions, **view.restrictions})
+
+
+def added(prepared: Listing, view: Listing) -> Mapping[str, Verdict]:
+    """What of a merged view's restrictions is this node's doing."""
+    before = prepared.restrictions
+    return {version: verdict for version, verdict in view.restrictions.items() if before.get(version) != verdict}
+
+
+def _key(page: Page) -> str:
+    return f"taken {page.key}"
+
+
+def _name(document: bytes) -> str:
+    return hashlib.sha256(document).hexdigest()[:20]
