@@ -81,6 +81,8 @@ class Service:
         self.central = Verdicts()
         self._central = Central()
         self._own_rules: tuple[Rule, ...] = ()
+        self._lapsed = ""
+        self._serve_removed = serve_removed
         self.registries = registries
         self.metrics = metrics
         self.clock = clock
@@ -231,7 +233,20 @@ class Service:
 
     def lapse(self, reason: str) -> None:
         """Answer for no page and no file from now on, but with that reason; ``""`` to go on. In force at once."""
+        self._lapsed = reason
         self._pages.lapse(reason)
+
+    def alone(self, flights: Flights, metrics: Metrics) -> Service:
+        """A twin over the same store, under the policy of this moment, that has no source: what this node answers once nobody else does.
+
+        It brings nothing here, and has nothing to ``run``.
+        """
+        twin = Service(
+            self.registries, (), self._blobs, self._catalog, flights, metrics, self.clock, serve_removed=self._serve_removed
+        )
+        twin._pages.enforce(self._pages.policy)
+        twin.lapse(self._lapsed)
+        return twin
 
     def _enforce(self) -> None:
         self._pages.enforce(Policy((*self._central.rules, *self._own_rules), self._central.digests))
