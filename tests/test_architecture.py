@@ -21,7 +21,7 @@ PACKAGES = ("origin", "edge")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("origin.model", "origin.errors"),
-    ("origin.registries", "origin.policy", "origin.freshness", "origin.targets", "origin.toml_lines", "origin.api"),
+    ("origin.registries", "origin.policy", "origin.freshness", "origin.targets", "origin.toml_lines", "origin.api.wire"),
     (
         "origin.metrics",
         "origin.words",
@@ -46,7 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("origin.graveyard", "origin.proving", "origin.dating", "origin.prepared", "origin.held", "origin.leaves")
     + ("origin.pages", "origin.files", "origin.groups", "origin.relays", "origin.service"),
-    ("origin.api.server", "origin.control", "origin.watch", "origin.recalling", "origin.app"),
+    ("origin.api", "origin.control", "origin.watch", "origin.recalling", "origin.app"),
     ("origin.__main__", "origin"),
     ("edge",),
 )
@@ -68,6 +68,8 @@ MAY_BLOCK: dict[str, str] = {
     "origin.http.certificate": "an operator's files are read again in a worker thread, since their disk may hang",
     "origin.http.sending": "a piece of a file that is not in memory is read ahead in a thread, since sendfile would block the loop",
     "origin.feed": "the whole ledger is walked in a worker thread, piece by piece",
+    "origin.api.server": "large pages are framed and coded in worker threads",
+    "origin.api.following": "large messages are coded in worker threads",
     "origin.graveyard": "what large listings hold is freed in a worker thread",
     "origin.groups": "large listings are made one in worker threads",
     "origin.pages": "large listings are parsed in worker threads",

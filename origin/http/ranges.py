@@ -16,8 +16,10 @@ SKEW_S = 60.0
 """How far ahead of ours another clock may be for its dates to count."""
 
 # "the server generating a 304 response MUST generate any of the following header fields that would have been sent in a 200 (OK) response"
-# (RFC 9110 §15.4.5), and ours that tells where the answer came from.
-_KEPT_BY_304 = frozenset({"etag", "cache-control", "vary", "cache-status", "content-location", "expires", "last-modified"})
+# (RFC 9110 §15.4.5), and ours: where the answer came from, and which policy it was given under.
+_KEPT_BY_304 = frozenset(
+    {"etag", "cache-control", "vary", "cache-status", "content-location", "expires", "last-modified", "leeward-verdicts"}
+)
 _RANGE = re.compile(r"bytes[ \t]*=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
 _STRONG_ETAGS = re.compile(r'(?<!W/)"[\x21\x23-\x7e\x80-\xff]*"')
 _ETAGS = re.compile(r'(?:W/)?"[\x21\x23-\x7e\x80-\xff]*"')
