@@ -61,6 +61,9 @@ UNDER_WAY_S = 2.0
 AFTERMATH_S = 6.0
 """How long after a fault its consequences may still show: a failure is remembered for some seconds."""
 
+BETWEEN_NODES = ("cut", "refuse")
+"""Faults that come between nodes, and not between a node and a registry."""
+
 RETRIES = 2
 """How often a transfer that breaks off is taken up again."""
 
@@ -173,12 +176,17 @@ class _Facts:
         self.healed = min((record.at for record in history.of(Healed)), default=None)
         self.edges = sorted({call.edge for call in self.calls} | {place.edge for place in self.places})
         self._span_of: dict[str, list[tuple[float, float]]] = {}
-        self.releases: dict[str, dict[str, Published]] = defaultdict(dict)
+        self.releases: dict[str, dict[str, list[Published]]] = defaultdict(lambda: defaultdict(list))
+        self.of_project: dict[str, list[Published]] = defaultdict(list)
         for record in self.published.values():
-            self.releases[record.project][record.version] = record
+            self.of_project[record.project].append(record)
+            self.releases[record.project][record.version].append(record)
 
-    def disturbed(self, whom: str, began: float, ended: float) -> bool:
-        """Whether a fault that touched ``whom`` was under way, or just over, at any time from ``began`` to ``ended``."""
+    def disturbed(self, whom: str, began: float, ended: float, but: Sequence[str] = ()) -> bool:
+        """Whether a fault that touched ``whom`` was under way, or just over, at any time from ``began`` to ``ended``.
+
+        Faults of the kinds in ``but`` do not count.
+        """
         return any(whom in fault.whom and fault.began <= ended and began <= fault.ended + AFTERMATH_S for fault in self.faults)
 
     def withdrawn(self, key: str, began: float, ended: float) -> bool:
@@ -189,7 +197,8 @@ class _Facts:
         return any(start <= ended and began <= stop for target in self._targets(key) for start, stop in self._spans(target))
 
     def ever_recalled(self, project: str, version: str) -> bool:
-        return any((project, version) in recall.releases for recall in self.recalls)
+        """Whether any file of the release ever was."""
+        return any(one.key in recall.keys for one in self.releases[project][version] for recall in self.recalls)
 
     def _targets(self, key: str) -> set[str]:
         return {recall.target for recall in self.recalls if key in recall.keys}
@@ -399,8 +408,8 @@ def _equal(facts: _Facts, report: Report) -> None:
         report.looked_at["I3"] += 1
         wanted = {
             version
-            for version, one in facts.releases[project].items()
-            if not facts.withdrawn(one.key, call.invoked, call.completed)
+            for version, files in facts.releases[project].items()
+            if not any(facts.withdrawn(one.key, call.invoked, call.completed) for one in files)
         }
         if call.status != 200 and wanted:
             report.found("I3", f"{edge} has no page of {project} after the faults ({call.status} {call.error})", call)
@@ -438,9 +447,9 @@ def _pages(facts: _Facts, report: Report) -> None:
                 report.found("I4", f"{edge} went back from release {number} of {project} to {here}", earlier, call)
 
 
-def _newest(call: Call, steady: set[str], releases: Mapping[str, Published]) -> int:
+def _newest(call: Call, steady: set[str], releases: Mapping[str, Sequence[Published]]) -> int:
     """The number of the newest release on a page that was never recalled; -1 if there is none."""
-    return max((releases[version].number for version in call.releases if version in steady), default=-1)
+    return max((releases[version][0].number for version in call.releases if version in steady), default=-1)
 
 
 def _running_max(calls: Sequence[Call], values: Sequence[int]) -> list[tuple[int, Call]]:
@@ -505,10 +514,12 @@ def _upstream(facts: _Facts, report: Report) -> None:
         if here in whole:
             report.found("I6", f"{record.by} took {record.key} from its registry again, undisturbed", whole[here], record)
         registry = record.key.partition("/")[0]
-        if not any(facts.disturbed(whom, record.at - 1, record.at + 1) for whom in (record.by, registry)):
+        if not any(facts.disturbed(whom, record.at - 1, record.at + 3, BETWEEN_NODES) for whom in (record.by, registry)):
             whole.setdefault(here, record)
     for (by, number, key), count in asked.items():
-        touching = [fault for fault in facts.faults if {by, key.partition("/")[0]} & set(fault.whom)]
+        touching = [
+            fault for fault in facts.faults if {by, key.partition("/")[0]} & set(fault.whom) and fault.kind not in BETWEEN_NODES
+        ]
         for each in lives[by]:
             if each.number == number:
                 ended = math.inf if each.ended is None else each.ended
@@ -524,11 +535,8 @@ def _upstream(facts: _Facts, report: Report) -> None:
 
 
 def _absences(facts: _Facts, report: Report) -> None:
-    by_project: dict[str, list[Published]] = defaultdict(list)
-    for published in facts.published.values():
-        by_project[published.project].append(published)
     for call in facts.calls:
-        about = [facts.published[call.key]] if call.key else by_project[call.project]
+        about = [facts.published[call.key]] if call.key else facts.of_project[call.project]
         if not call.status or not any(published.at < call.invoked for published in about):
             continue
         report.looked_at["absent"] += 1
