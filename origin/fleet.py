@@ -28,13 +28,15 @@ WRITTEN_S = 2.0
 class Fleet:
     """All edges. ``open`` comes first; ``run`` writes down what changes, until cancelled.
 
-    ``head`` and ``revision``, which others set, are the ledger's last serial and the revision of the verdicts in force.
+    ``head`` tells the ledger's last serial; ``revision``, which others set, is that of the verdicts in force.
     """
 
-    def __init__(self, catalog: Catalog, clock: Clock, metrics: Metrics, lease_s: float) -> None:
+    def __init__(
+        self, catalog: Catalog, clock: Clock, metrics: Metrics, lease_s: float, head: Callable[[], int] = lambda: 0
+    ) -> None:
         self.lease_s = lease_s
-        self.head = 0
         self.revision = 0
+        self._head = head
         self._catalog = catalog
         self._clock = clock
         self._metrics = metrics
@@ -132,6 +134,7 @@ class Fleet:
 
     def states(self) -> Sequence[EdgeState]:
         """How every edge stands, by name."""
+        head = self._head()
         return tuple(
             EdgeState(
                 name=each.name,
@@ -140,7 +143,7 @@ class Fleet:
                 live=self.is_live(each),
                 serial=each.serial,
                 verdicts=each.verdicts,
-                behind=max(0, self.head - each.serial),
+                behind=max(0, head - each.serial),
                 unresolved=each.unresolved,
                 held_bytes=each.held_bytes,
                 address=each.address,
@@ -202,5 +205,7 @@ class Fleet:
         live = [member for member in self._members.values() if self.is_live(member)]
         self._metrics.fleet_edges.labels("live").set(len(live))
         self._metrics.fleet_edges.labels("gone").set(len(self._members) - len(live))
-        self._metrics.fleet_behind.set(max((self.head - member.serial for member in live), default=0))
+        head = self._head()
+        self._metrics.feed_serial.set(head)
+        self._metrics.fleet_behind.set(max((head - member.serial for member in live), default=0))
         self._metrics.fleet_unacknowledged.set(sum(member.verdicts < self.revision for member in live))

@@ -46,7 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("origin.graveyard", "origin.proving", "origin.dating", "origin.prepared", "origin.held", "origin.leaves")
     + ("origin.pages", "origin.files", "origin.groups", "origin.relays", "origin.service"),
-    ("origin.api", "origin.control", "origin.watch", "origin.recalling", "origin.app"),
+    ("origin.api", "origin.control", "origin.watch", "origin.recalling", "origin.backup", "origin.app"),
     ("origin.__main__", "origin"),
     ("edge",),
 )
@@ -64,6 +64,7 @@ CLOCK_CALLS = frozenset({"now", "utcnow", "today"})
 BLOCKING = frozenset({"sqlite3", "trio.to_thread", "trio.from_thread"})
 MAY_BLOCK: dict[str, str] = {
     "origin.blobs": "files are its subject",
+    "origin.backup": "files are its subject",
     "origin.catalog": "a database is its subject",
     "origin.http.certificate": "an operator's files are read again in a worker thread, since their disk may hang",
     "origin.http.sending": "a piece of a file that is not in memory is read ahead in a thread, since sendfile would block the loop",

@@ -15,8 +15,8 @@ from tests.scripted import now
 LEASE_S = 60.0
 
 
-async def opened(catalog: MemoryCatalog | None = None) -> Fleet:
-    fleet = Fleet(catalog or MemoryCatalog(), now, Metrics(), LEASE_S)
+async def opened(catalog: MemoryCatalog | None = None, head: int = 0) -> Fleet:
+    fleet = Fleet(catalog or MemoryCatalog(), now, Metrics(), LEASE_S, lambda: head)
     await fleet.open()
     return fleet
 
@@ -96,8 +96,7 @@ async def test_how_edges_stand_outlives_a_restart(autojump_clock: trio.testing.M
         await trio.sleep(5)
         fleet.heard("berlin", serial=5)
         nursery.cancel_scope.cancel()
-    again = await opened(catalog)
-    again.head = 9
+    again = await opened(catalog, 9)
     (state,) = again.states()
     assert (state.name, state.serial, state.verdicts, state.behind, state.address, state.release) == (
         "berlin",
@@ -165,12 +164,12 @@ async def test_without_edges_nobody_is_waited_for() -> None:
 
 async def test_the_metrics_tell_who_is_gone_and_who_is_behind(autojump_clock: trio.testing.MockClock) -> None:
     metrics = Metrics()
-    fleet = Fleet(MemoryCatalog(), now, metrics, LEASE_S)
+    fleet = Fleet(MemoryCatalog(), now, metrics, LEASE_S, lambda: 5)
     await fleet.open()
     for name in ("berlin", "tokyo"):
         await enrolled(fleet, name)
     fleet.heard("berlin", serial=3)
-    fleet.head, fleet.revision = 5, 1
+    fleet.revision = 1
     fleet.count()
     text = metrics.text().decode()
     for sample in (
