@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
+
+from origin import terminal
 
 from . import capture_command
 
@@ -58,66 +59,17 @@ _CLIENTS = ("pip", "uv", "poetry", "pdm", "npm", "pnpm", "yarn", "bun", "maven",
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    parser = _parser()
-    asked = parser.parse_args(arguments)
-    run: Callable[[argparse.Namespace], int] | None = asked.run
-    if run is None:
-        parser.print_help(sys.stderr)
-        return 2
-    try:
-        return run(asked)
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    except BrokenPipeError:
-        # Whoever read our output had enough. Keep Python from complaining once more while it closes standard output.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except BaseExceptionGroup as group:
-        if group.split(KeyboardInterrupt)[1] is None:
-            return 128 + signal.SIGINT
-        return _complain(group)
-    except Exception as error:  # noqa: BLE001  # what no sentence is known for is raised again
-        return _complain(error)
-
-
-def _complain(error: BaseException) -> int:
-    """Print the sentence for ``error`` and return its exit status; a fault of the program is raised again."""
-    told = _sentence(error)
-    if told is None:
-        raise error
-    status, text = told
-    print(f"edge: {text}", file=sys.stderr)
-    return status
-
-
-def _sentence(error: BaseException) -> tuple[int, str] | None:
-    """Exit status and text for an error a person can act on; None for a fault of the program."""
-    from origin.control import CommandFailed, NotRunning, sentence
-    from origin.settings import SettingsError
-
-    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        return _sentence(error.exceptions[0])
-    if isinstance(error, SettingsError):
-        return 2, str(error)
-    if isinstance(error, CommandFailed | NotRunning) or type(error).__name__ == "ClientError":
-        return 1, str(error)
-    told = sentence(error) if isinstance(error, Exception) else None
-    return None if told is None else (1, told)
+    return terminal.run("edge", _parser(), arguments)
 
 
 # ---- arguments ------------------------------------------------------------------------------------------------------
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=96)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="edge", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=_Help, allow_abbrev=False
+        prog="edge", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=terminal.Help, allow_abbrev=False
     )
-    parser.add_argument("--version", action=_Version, help="print the version")
+    parser.add_argument("--version", action=terminal.Version, help="print the version")
     parser.set_defaults(run=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -265,28 +217,13 @@ def _command(
         help=brief,
         description=description,
         epilog=f"examples:\n  {examples}",
-        formatter_class=_Help,
+        formatter_class=terminal.Help,
         allow_abbrev=False,
     )
     made.set_defaults(run=run)
     made.add_argument("--config", metavar="FILE", help=_CONFIG_HELP.get(name, _CONFIG_HELP[""]))
     made.add_argument("--data", metavar="DIR", help=_DATA_HELP)
     return made
-
-
-class _Version(argparse.Action):
-    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:  # noqa: A002  # argparse's name
-        super().__init__(option_strings, dest, nargs=0, help=help)
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            told = version("leeward")
-        except PackageNotFoundError:
-            told = "(not installed, run from its source)"
-        print(f"leeward {told}")
-        parser.exit()
 
 
 def _load(asked: argparse.Namespace, *, rules_too: bool = True) -> Loaded:
@@ -334,7 +271,7 @@ def _run(asked: argparse.Namespace) -> int:
         return run.run(_load(asked, rules_too=False), command, options, os.environ, tell)
     except Exception as error:  # noqa: BLE001  # what no sentence is known for is raised again
         # Every other status is, or could be, the command's.
-        _complain(error)
+        terminal.complain("edge", error)
         return run.OURS_FAILED
 
 
@@ -451,7 +388,7 @@ def _ask(asked: argparse.Namespace, command: str, arguments: dict[str, object]) 
 
     # A rule that cannot be read yet must not keep anybody from asking the edge that still goes by the last good ones.
     settings = _load(asked, rules_too=False).settings
-    told = _ProgressLine() if sys.stderr.isatty() and not asked.json else None
+    told = terminal.ProgressLine() if sys.stderr.isatty() and not asked.json else None
     try:
         return trio.run(_ask_or_do, settings, lambda: _load(asked).settings, command, arguments, told)
     finally:
@@ -485,50 +422,31 @@ async def _ask_or_do(
         return await commands[command](arguments, progress)
 
 
-class _ProgressLine:
-    """How far a command is, on one line of the terminal that is written over."""
-
-    def __call__(self, far: dict[str, object]) -> None:
-        done, total = far.get("done"), far.get("total")
-        if not isinstance(done, int) or not isinstance(total, int):
-            return
-        size = far.get("bytes")
-        read = f", {size_text(size)}" if isinstance(size, int) else ""
-        filled = 30 * done // total if total else 30
-        sys.stderr.write(f"\r\x1b[K[{'#' * filled}{'.' * (30 - filled)}] {done} of {total}{read}")
-        sys.stderr.flush()
-
-    @staticmethod
-    def clear() -> None:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
-
-
 def _refresh(asked: argparse.Namespace) -> int:
     result = _ask(asked, "refresh", {"purl": asked.purl})
     failed = any(str(page["outcome"]).startswith("failed") for page in result["pages"])
-    return _tell(asked, result, lambda: refresh_lines(result)) or int(failed)
+    return terminal.tell(asked, result, lambda: terminal.refresh_lines(result)) or int(failed)
 
 
 def _why(asked: argparse.Namespace) -> int:
     result = _ask(asked, "why", {"purl": asked.purl})
-    return _tell(asked, result, lambda: why_lines(result))
+    return terminal.tell(asked, result, lambda: terminal.why_lines(result))
 
 
 def _verify(asked: argparse.Namespace) -> int:
     result = _ask(asked, "verify", {})
     failed = any(result.get(found) for found in ("bad", "missing", "unreadable"))
-    return _tell(asked, result, lambda: verify_lines(result)) or int(failed)
+    return terminal.tell(asked, result, lambda: terminal.verify_lines(result)) or int(failed)
 
 
 def _gc(asked: argparse.Namespace) -> int:
     result = _ask(asked, "gc", {"dry_run": asked.dry_run})
-    return _tell(asked, result, lambda: gc_lines(result))
+    return terminal.tell(asked, result, lambda: terminal.gc_lines(result))
 
 
 def _status(asked: argparse.Namespace) -> int:
     result = _ask(asked, "status", {})
-    return _tell(asked, result, lambda: status_lines(result))
+    return terminal.tell(asked, result, lambda: terminal.status_lines(result))
 
 
 def _ca(asked: argparse.Namespace) -> int:
@@ -552,141 +470,11 @@ def _ca(asked: argparse.Namespace) -> int:
         sys.stdout.write(root.decode())
         return 0
     if written:
-        return _tell(
+        return terminal.tell(
             asked, written, lambda: [f"{path} holds {count} certificates, ours among them" for path, count in written.items()]
         )
     result = ca.describe(data, time.time())
-    return _tell(asked, result, lambda: ca.lines(result, time_text))
-
-
-def _tell(asked: argparse.Namespace, result: object, lines: Callable[[], list[str]]) -> int:
-    if asked.json:
-        import msgspec
-
-        print(msgspec.json.format(msgspec.json.encode(result)).decode())
-    else:
-        print("\n".join(lines()))
-    return 0
-
-
-# ---- results, for people --------------------------------------------------------------------------------------------
-
-_VERDICTS = {"allow": "allowed", "refuse": "refused", "hold": "held back"}
-
-
-def why_lines(result: Mapping[str, Any]) -> list[str]:
-    """What ``why`` found, one fact a line."""
-    verdict = _VERDICTS.get(str(result["verdict"]), str(result["verdict"]))
-    by_rule = f" by rule {result['rule']}" if result.get("rule") else ""
-    reason = f": {result['reason']}" if result.get("reason") else ""
-    lines = [f"{result['purl']} is {verdict}{by_rule}{reason}"]
-    if result.get("version") is None and (refused := result.get("refused_versions")):
-        shown = ", ".join(refused[:10]) + (f" and {len(refused) - 10} more" if len(refused) > 10 else "")
-        lines[0] = f"{result['purl']} is allowed but for {shown}"
-    if len(result.get("instances") or ()) > 1:
-        lines.append(f"  from     {result['instance']}")
-    if result.get("held"):
-        size = result.get("size")
-        lines.append("  held     yes" + (f", {size_text(size)}" if isinstance(size, int) else ""))
-    else:
-        lines.append("  held     no")
-    if result.get("digest") and result.get("version") is not None:
-        lines.append(f"  digest   {result['digest']}")
-    if result.get("bound_at") is not None:
-        lines.append(f"  bound    {time_text(result['bound_at'])}")
-    if page := result.get("page"):
-        lines.append(f"  page     {page.get('state')}")
-        lines.extend(
-            f"  {name:<8} {time_text(page[key])}"
-            for name, key in (("received", "received_at"), ("fresh to", "fresh_until"))
-            if page.get(key) is not None
-        )
-    lines.extend(f"  event    {_event_text(event)}" for event in result.get("events") or ())
-    return lines
-
-
-OUTCOMES = {"200": "a new page", "304": "unchanged", "404": "no such project upstream"}
-"""How upstream's answer to a refresh is told to people."""
-
-
-def refresh_lines(result: Mapping[str, Any]) -> list[str]:
-    """What became of each page that was asked for again."""
-    lines = []
-    for page in result["pages"]:
-        registry, project, view = str(page["page"]).split(":", 2)
-        outcome = str(page["outcome"])
-        lines.append(f"{registry}: {project}{f' ({view})' if view else ''}: {OUTCOMES.get(outcome, outcome)}")
-    return lines
-
-
-def verify_lines(result: Mapping[str, Any]) -> list[str]:
-    """What ``verify`` found: the bad first, then the count."""
-    lines = [f"bad      {_item_text(item)}" for item in result["bad"]]
-    lines += [f"missing  {_item_text(item)}" for item in result["missing"]]
-    unread = result.get("unreadable") or []
-    lines += [f"unread   {_item_text(item)}" for item in unread]
-    found = (
-        f"{len(result['bad'])} bad, {len(result['missing'])} missing, {len(unread)} could not be read" if lines else "all good"
-    )
-    return [*lines, f"{result['checked']} files, {size_text(result['bytes'])} checked: {found}"]
-
-
-def gc_lines(result: Mapping[str, Any]) -> list[str]:
-    """What ``gc`` removed, or would."""
-    verb = "would be removed" if result.get("dry_run") else "removed"
-    return [f"{result['blobs']} blobs ({size_text(result['bytes'])}) and {result['temporaries']} temporary files {verb}"]
-
-
-def status_lines(result: Any, indent: str = "") -> list[str]:
-    """Whatever the node says of itself: names and values, tables indented."""
-    if not isinstance(result, Mapping):
-        return [f"{indent}{result}"]
-    lines = []
-    for name, value in result.items():
-        if isinstance(value, Mapping):
-            lines += [f"{indent}{name}:", *status_lines(value, indent + "  ")]
-        elif isinstance(value, list | tuple):
-            lines.append(f"{indent}{name}: {', '.join(_item_text(item) for item in value) or 'none'}")
-        else:
-            lines.append(f"{indent}{name}: {'none' if value is None else value}")
-    return lines
-
-
-def size_text(size: int) -> str:
-    """Bytes for people, in powers of 1000: ``11.1 kB``."""
-    if size < 1000:
-        return f"{size} B"
-    value, units = size / 1000, ["kB", "MB", "GB", "TB"]
-    while value >= 999.95 and len(units) > 1:
-        value /= 1000
-        del units[0]
-    return f"{value:.1f} {units[0]}"
-
-
-def time_text(seconds: object) -> str:
-    """UTC seconds as a date and time; anything else as it is."""
-    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
-        return str(seconds)
-    from datetime import UTC, datetime
-
-    try:
-        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (OverflowError, ValueError, OSError):
-        return str(seconds)
-
-
-def _event_text(event: object) -> str:
-    if not isinstance(event, Mapping):
-        return str(event)
-    at = event.get("at", event.get("time"))
-    rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"at", "time"} and value is not None)
-    return rest if at is None else f"{time_text(at)} {rest}"
-
-
-def _item_text(item: object) -> str:
-    if isinstance(item, Mapping):
-        return " ".join(f"{key}={value}" for key, value in item.items() if value is not None)
-    return str(item)
+    return terminal.tell(asked, result, lambda: ca.lines(result, terminal.time_text))
 
 
 if __name__ == "__main__":

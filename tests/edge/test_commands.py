@@ -19,6 +19,7 @@ from edge import __main__ as command_line
 from edge.address import local_address
 from edge.settings import load_edge
 from origin import __main__ as origin_command_line
+from origin import terminal
 from origin.control import Command, Progress, serve_control
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -291,7 +292,7 @@ def test_progress_is_shown_on_a_terminal_and_cleared(
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (5 * 10**9, "5.0 GB"), (10**16, "10000.0 TB")],
 )
 def test_sizes_for_people(size: int, text: str) -> None:
-    assert command_line.size_text(size) == text
+    assert terminal.size_text(size) == text
 
 
 # ---- use
