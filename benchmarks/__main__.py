@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from . import hot, memory, outage, packument, stampede
+from . import catalogue, hot, memory, outage, packument, stampede
 
 
 def main() -> int:
@@ -17,7 +17,7 @@ def main() -> int:
         metavar="WHAT",
         help="hot (default): pages, 304, wheels beside nginx; stampede: 100 clients on one cold wheel; "
         "memory: 1,000 slow readers, a listing of 20,000 files; outage: pip while the registry is down; "
-        "packument: 100 clients on a cold packument of 50 MB; all",
+        "packument: 100 clients on a cold packument of 50 MB; catalogue: 1,000,000 releases beside 1,000; all",
     )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default %(default)s)")
     parser.add_argument(
@@ -29,6 +29,7 @@ def main() -> int:
         "stampede": stampede.run,
         "memory": memory.run,
         "packument": lambda: packument.run(options.rounds),
+        "catalogue": lambda: catalogue.run(options.rounds),
         "outage": lambda: outage.run(min(options.rounds, 3)),
     }
     wanted = options.what or ["hot"]

@@ -68,35 +68,8 @@ class SqliteCatalog(LedgerRows, FollowingRows, FleetRows):
 
     async def publish(self, answer: StoredAnswer) -> int:
         """Store an answer and its line, unless it is an absence known already; returns its revision."""
-        page, stamp = answer.page, answer.stamp
         document, digest = await trio.to_thread.run_sync(_packed_and_hashed, answer.document, limiter=self._packing)
-        change = page_change(answer, digest)
-        validators = (answer.etag, answer.last_modified, answer.serial)
-        rest = (answer.received_at, answer.media_type, *validators, answer.vanishing_since, document)
-
-        def write(connection: sqlite3.Connection) -> int:
-            last = connection.execute("SELECT status, revision FROM answers WHERE key = ?", (page.key,)).fetchone()
-            if last is None:
-                last = (None, *connection.execute("SELECT revision FROM trimmed").fetchone())
-            news = last[0] != answer.status or answer.status not in ABSENT
-            revision = int(last[1]) + news
-            connection.execute(
-                "INSERT INTO answers (key, registry, project, view, status, revision, fresh_until, stale_until, received_at, media_type,"
-                " etag, last_modified, serial, vanishing_since, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-                " ON CONFLICT (key) DO UPDATE SET status = excluded.status, revision = excluded.revision,"
-                " fresh_until = excluded.fresh_until, stale_until = excluded.stale_until, received_at = excluded.received_at,"
-                " media_type = excluded.media_type, etag = excluded.etag, last_modified = excluded.last_modified,"
-                " serial = excluded.serial, vanishing_since = excluded.vanishing_since, document = excluded.document",
-                (
-                    page.key, page.registry, page.project, page.view, answer.status, revision, stamp.fresh_until, stamp.stale_until,
-                    *rest,
-                ),
-            )  # fmt: skip
-            if news:
-                add_line(connection, change)
-            return revision
-
-        return await self._write(write, tells=True)
+        return await self._write(lambda connection: write_answer(connection, answer, document, digest), tells=True)
 
     async def renew(self, page: Page, stamp: Stamp, received_at: float) -> None:
         """Extend a held answer (a 304)."""
@@ -214,37 +187,7 @@ class SqliteCatalog(LedgerRows, FollowingRows, FleetRows):
 
     async def bind(self, binding: Binding) -> None:
         """Bind a name, hold its blob and write the line, in one transaction."""
-        file, name, change = binding.file, binding.file.key, file_change(binding)
-        words = (file.registry, file.project, file.version, file.filename, file.path)
-        aliases = " ".join(map(str, binding.aliases))
-
-        def write(connection: sqlite3.Connection) -> None:
-            row = connection.execute("SELECT digest FROM bindings WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                connection.execute(
-                    "INSERT INTO bindings (name, registry, project, version, filename, path, digest, size, bound_at, media_type, aliases,"
-                    " last_modified) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        name,
-                        *words,
-                        str(binding.digest),
-                        binding.size,
-                        binding.bound_at,
-                        binding.media_type,
-                        aliases,
-                        binding.last_modified,
-                    ),
-                )
-                add_line(connection, change)
-            elif (bound := digest_of(row[0])) != binding.digest:
-                raise Rebound(name, bound, binding.digest)
-            connection.execute(
-                "INSERT INTO holdings (digest, size, used_at) VALUES (?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET size = excluded.size, used_at = max(used_at, excluded.used_at)",
-                (str(binding.digest), binding.size, binding.bound_at),
-            )
-
-        await self._write(write, tells=True)
+        await self._write(lambda connection: write_binding(connection, binding), tells=True)
 
     async def binding(self, file: File) -> Binding | None:
         """What a file's name is bound to."""
@@ -407,6 +350,54 @@ class SqliteCatalog(LedgerRows, FollowingRows, FleetRows):
             raise (
                 Unavailable(f"The copy {path} cannot be made: {error}") if isinstance(error, OSError) else translated(error)
             ) from error
+
+
+def write_answer(connection: sqlite3.Connection, answer: StoredAnswer, document: bytes, digest: Digest | None) -> int:
+    """In a transaction: write an answer, its document packed already, and its line; returns its revision."""
+    page, stamp = answer.page, answer.stamp
+    last = connection.execute("SELECT status, revision FROM answers WHERE key = ?", (page.key,)).fetchone()
+    if last is None:
+        last = (None, *connection.execute("SELECT revision FROM trimmed").fetchone())
+    news = last[0] != answer.status or answer.status not in ABSENT
+    revision = int(last[1]) + news
+    connection.execute(
+        "INSERT INTO answers (key, registry, project, view, status, revision, fresh_until, stale_until, received_at, media_type,"
+        " etag, last_modified, serial, vanishing_since, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (key) DO UPDATE SET status = excluded.status, revision = excluded.revision,"
+        " fresh_until = excluded.fresh_until, stale_until = excluded.stale_until, received_at = excluded.received_at,"
+        " media_type = excluded.media_type, etag = excluded.etag, last_modified = excluded.last_modified,"
+        " serial = excluded.serial, vanishing_since = excluded.vanishing_since, document = excluded.document",
+        (
+            page.key, page.registry, page.project, page.view, answer.status, revision, stamp.fresh_until, stamp.stale_until,
+            answer.received_at, answer.media_type, answer.etag, answer.last_modified, answer.serial, answer.vanishing_since, document,
+        ),
+    )  # fmt: skip
+    if news:
+        add_line(connection, page_change(answer, digest))
+    return revision
+
+
+def write_binding(connection: sqlite3.Connection, binding: Binding) -> None:
+    """In a transaction: bind a name, hold its blob and write the line. Raises ``Rebound``."""
+    file, name, digest = binding.file, binding.file.key, str(binding.digest)
+    row = connection.execute("SELECT digest FROM bindings WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        connection.execute(
+            "INSERT INTO bindings (name, registry, project, version, filename, path, digest, size, bound_at, media_type, aliases,"
+            " last_modified) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                name, file.registry, file.project, file.version, file.filename, file.path, digest, binding.size, binding.bound_at,
+                binding.media_type, " ".join(map(str, binding.aliases)), binding.last_modified,
+            ),
+        )  # fmt: skip
+        add_line(connection, file_change(binding))
+    elif (bound := digest_of(row[0])) != binding.digest:
+        raise Rebound(name, bound, binding.digest)
+    connection.execute(
+        "INSERT INTO holdings (digest, size, used_at) VALUES (?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET size = excluded.size, used_at = max(used_at, excluded.used_at)",
+        (digest, binding.size, binding.bound_at),
+    )
 
 
 def _sync(path: Path) -> None:

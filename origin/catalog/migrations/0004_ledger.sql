@@ -7,8 +7,30 @@ CREATE TABLE chained (
 );
 INSERT INTO chained SELECT coalesce(max(serial), 0) FROM changes;
 
-CREATE INDEX answers_held ON answers (key) WHERE status = 200;
-CREATE INDEX bindings_by_digest ON bindings (digest, name);
+-- Covers what is asked of it, so that a walk by key does not touch the documents.
+CREATE INDEX answers_held ON answers (key, registry, project, view) WHERE status = 200;
+
+-- In order of names, so that a walk by name, or along a project's, reads neighbours however many there are.
+CREATE TABLE bindings_by_name (
+    name TEXT PRIMARY KEY,
+    registry TEXT NOT NULL,
+    project TEXT NOT NULL,
+    version TEXT NOT NULL,
+    filename TEXT NOT NULL,
+    path TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    bound_at REAL NOT NULL,
+    media_type TEXT NOT NULL,
+    aliases TEXT NOT NULL,
+    last_modified TEXT
+) WITHOUT ROWID;
+INSERT INTO bindings_by_name SELECT name, registry, project, version, filename, path, digest, size, bound_at, media_type, aliases,
+    last_modified FROM bindings ORDER BY name;
+DROP TABLE bindings;
+ALTER TABLE bindings_by_name RENAME TO bindings;
+CREATE INDEX bindings_by_project ON bindings (registry, project);
+CREATE INDEX bindings_by_digest ON bindings (digest);
 
 -- What a follower means to bring here. `resource` is the JSON of the page or file.
 CREATE TABLE wanted (
