@@ -535,6 +535,7 @@ def _upstream(facts: _Facts, report: Report) -> None:
 
 
 def _absences(facts: _Facts, report: Report) -> None:
+    offered = _first_offered(facts)
     for call in facts.calls:
         about = [facts.published[call.key]] if call.key else facts.of_project[call.project]
         if not call.status or not any(published.at < call.invoked for published in about):
@@ -542,9 +543,24 @@ def _absences(facts: _Facts, report: Report) -> None:
         report.looked_at["absent"] += 1
         if call.status in (404, 410):
             report.found("absent", f"{call.edge} said {call.status} of {call.key or call.project}, which is published", call)
+        # Where pages list files, one that no page of this edge has listed yet is not its to give.
+        if call.key and not call.key.startswith("maven/"):
+            listed = offered.get((call.edge, call.key.removesuffix(".metadata")), math.inf)
+            if call.invoked <= listed:
+                continue
         report.looked_at["refused"] += 1
         if call.status == 403 and not any(facts.withdrawn(one.key, call.invoked, call.completed) for one in about):
             report.found("refused", f"{call.edge} refused {call.key or call.project}, which nobody recalled: {call.error}", call)
+
+
+def _first_offered(facts: _Facts) -> Mapping[tuple[str, str], float]:
+    """When a page of an edge had first listed a file."""
+    offered: dict[tuple[str, str], float] = {}
+    for call in facts.calls:
+        if call.clean:
+            for key in call.listed:
+                offered[call.edge, key] = min(call.completed, offered.get((call.edge, key), math.inf))
+    return offered
 
 
 # ---- measures ---------------------------------------------------------------------------------------------------------

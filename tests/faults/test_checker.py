@@ -303,10 +303,13 @@ def test_an_absence_of_what_is_published_is_found() -> None:
 
 
 def test_a_refusal_of_what_nobody_recalled_is_found() -> None:
-    assert found(got(1, status=403)) == ["refused"]
-    assert found(recalled(5, "a"), got(7, status=403)) == []
-    assert found(recalled(5, "a"), recalled(8, "a", undo=True), in_force(9), got(9.5, status=403)) == ["refused"]
-    assert found(recalled(5, "a"), recalled(8, undo=True), got(9.5, status=403)) == [], "not known to have heard of its end"
+    listed = page(0, "1.0")
+    assert found(listed, got(1, status=403)) == ["refused"]
+    assert found(got(1, status=403)) == [], "it has not been on a page yet"
+    assert found(page(1, status=403)) == ["refused"]
+    assert found(listed, recalled(5, "a"), got(7, status=403)) == []
+    assert found(listed, recalled(5, "a"), recalled(8, "a", undo=True), in_force(9), got(9.5, status=403)) == ["refused"]
+    assert found(listed, recalled(5, "a"), recalled(8, undo=True), got(9.5, status=403)) == [], "it may not have heard of its end"
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
