@@ -183,7 +183,8 @@ class Fleet:
         for instance, url in upstreams.items():
             for program in ("ORIGIN", "EDGE"):
                 given[f"{program}_REGISTRIES__{instance.upper()}__UPSTREAM"] = url
-        origin = Node("origin", "origin", ports[0], directory, given)
+        named = {"ORIGIN_SERVER__PUBLIC_URLS": f"https://127.0.0.1:{ports[0]}"}
+        origin = Node("origin", "origin", ports[0], directory, given | named)
         urls = [f"http://127.0.0.1:{port}" for port in ports[1:]]
         edges = []
         for region, port, url in zip(REGIONS, ports[1:], urls, strict=True):
