@@ -81,7 +81,7 @@ class Service:
         self.central = Verdicts()
         self._central = Central()
         self._own_rules: tuple[Rule, ...] = ()
-        self._lapsed = ""
+        self.lapsed = ""
         self._serve_removed = serve_removed
         self.registries = registries
         self.metrics = metrics
@@ -233,7 +233,7 @@ class Service:
 
     def lapse(self, reason: str) -> None:
         """Answer for no page and no file from now on, but with that reason; ``""`` to go on. In force at once."""
-        self._lapsed = reason
+        self.lapsed = reason
         self._pages.lapse(reason)
 
     def alone(self, flights: Flights, metrics: Metrics) -> Service:
@@ -245,7 +245,7 @@ class Service:
             self.registries, (), self._blobs, self._catalog, flights, metrics, self.clock, serve_removed=self._serve_removed
         )
         twin._pages.enforce(self._pages.policy)
-        twin.lapse(self._lapsed)
+        twin.lapse(self.lapsed)
         return twin
 
     def _enforce(self) -> None:
