@@ -110,6 +110,10 @@ class Hosts:
         """All hosts that are stood in for."""
         return self._names
 
+    def own(self, instance: str) -> frozenset[str]:
+        """The hosts that mean an instance's upstream: its own, and those that are other names of it."""
+        return frozenset(self._instances[instance].own)
+
     def _collected(self) -> frozenset[str]:
         return frozenset(host for instance in self._instances.values() for host in (*instance.own, *instance.places))
 
@@ -233,13 +237,17 @@ class Hosts:
 
     async def run(self, service: Service, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Recall what was learnt before, learn it (again), go on trying where it failed, and remember it. Runs until cancelled."""
-        for instance in self._instances.values():
-            await self._recall(service, instance)
+        await self.restore(service)
         task_status.started()
         async with trio.open_nursery() as nursery:
             for instance in self._instances.values():
                 nursery.start_soon(self._keep_learning, service, instance)
             await trio.sleep_forever()
+
+    async def restore(self, service: Service) -> None:
+        """Recall what was learnt before, and learn nothing."""
+        for instance in self._instances.values():
+            await self._recall(service, instance)
 
     async def _recall(self, service: Service, instance: _Instance) -> None:
         try:

@@ -27,7 +27,9 @@ type Progress = Callable[[dict[str, object]], Awaitable[None]]
 type Command = Callable[[dict[str, object], Progress], Awaitable[object]]
 """Does what a command asks: arguments in, something that becomes JSON out. Its own errors become a sentence for the caller."""
 
-LINE_LIMIT_BYTES = 1 << 20
+LINE_LIMIT_BYTES = 64 << 20
+"""The longest command: lock files are sent whole. (Only the node's owner can send one.)"""
+
 ANSWER_LIMIT_BYTES = 64 << 20
 _SUN_PATH_BYTES = 107  # sockaddr_un.sun_path without its terminating NUL: unix(7)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -180,15 +181,24 @@ def _reached(lock: Lock, target: Target) -> set[int]:
     return {index for node in seen if (index := lock.nodes[node]) is not None}
 
 
-def holds(marker: str, target: Target, lock: Lock) -> bool:
-    """Whether ``marker`` may be true on ``target``: for some micro version of the Python, with some extra. Raises ``Malformed``."""
+def holds(marker: str, target: Target, lock: Lock, extras: Iterable[str] | None = None) -> bool:
+    """Whether ``marker`` may be true on ``target``, for some micro version of its Python. Raises ``Malformed``.
+
+    ``extras`` are those that were asked for; None if any may have been.
+    """
     if not marker or not target.platform:
         return True
     parsed = _marker(marker)
-    extras = {"", *(found[1] or found[2] for found in _EXTRA.finditer(marker))}
+    asked = (found[1] or found[2] for found in _EXTRA.finditer(marker)) if extras is None else extras
+    possible = {"", *asked}
     for environment in _environments(target):
-        for extra in extras:
-            given = {**environment, "extra": extra, "extras": lock.extras, "dependency_groups": lock.groups}
+        for extra in possible:
+            given: dict[str, str | AbstractSet[str]] = {
+                **environment,
+                "extra": extra,
+                "extras": lock.extras,
+                "dependency_groups": lock.groups,
+            }
             try:
                 if parsed.evaluate(given, context="lock_file"):
                     return True
