@@ -148,21 +148,23 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-async def _output(words: Sequence[str], environ: Mapping[str, str]) -> str:
-    """What a command prints. Raises ``Failed`` with what it says if it fails."""
+async def _output(words: Sequence[str], environ: Mapping[str, str], told: str = "") -> str:
+    """What a command prints that reads ``told``. Raises ``Failed`` with what it says if it fails."""
     with trio.move_on_after(COMMAND_S):
         done = await trio.run_process(
-            words, stdin=b"", capture_stdout=True, capture_stderr=True, check=False, env=dict(environ), start_new_session=True
+            words,
+            stdin=told.encode(),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+            env=dict(environ),
+            start_new_session=True,
         )
         if done.returncode == 0:
             return done.stdout.decode(errors="replace")
-        told = (done.stderr or done.stdout).decode(errors="replace").strip()
-        raise Failed(f"{_shown(words)} ended with status {done.returncode}:\n\n{told}")
-    raise Failed(f"{_shown(words)} took longer than {COMMAND_S:.0f} s")
-
-
-def _shown(words: Sequence[str]) -> str:
-    return _TOKEN.sub("lw1.…", shlex.join(words))
+        said = (done.stderr or done.stdout).decode(errors="replace").strip()
+        raise Failed(f"{shlex.join(words)} ended with status {done.returncode}:\n\n{said}")
+    raise Failed(f"{shlex.join(words)} took longer than {COMMAND_S:.0f} s")
 
 
 # ---- the fleet -------------------------------------------------------------------------------------------------------
@@ -214,7 +216,7 @@ class Fleet:
             invitation = _TOKEN.search(await _output(self.origin.command("invite", edge.name), self.origin.environ))
             if invitation is None:
                 raise Failed(f"origin invite {edge.name} printed no token")
-            await _output(edge.command("enrol", self.origin.url, invitation[0]), edge.environ)
+            await _output(edge.command("enrol", self.origin.url, "-"), edge.environ, invitation[0])
         await nursery.start(edge.run)
 
     async def write_maven_settings(self) -> None:

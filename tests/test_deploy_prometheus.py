@@ -132,7 +132,7 @@ def assert_firing(there: Path, troubles: Mapping[str, str], names: set[str]) -> 
     count = 1800 // INTERVAL_S
     series = [
         {"series": name, "values": f"{value}x{count}" if "+" in value else f"{value}+0x{count}"}
-        for name, value in (WELL | troubles).items()
+        for name, value in {**WELL, **troubles}.items()
     ]
     firing = 'count by (alertname) (ALERTS{alertstate="firing"})'
     expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in sorted(names)]
