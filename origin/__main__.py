@@ -1,29 +1,522 @@
-"""The command ``origin``. The central origin is not part of this release; an edge serves alone."""
+"""The command line: ``origin serve | invite | edges | dismiss | recall | who | backup | restore | status | why | refresh | verify | gc``.
+
+``origin --help`` is meant to be enough to get on. What a command needs is imported when it runs, so that help is quick. Errors are one
+sentence on standard error: exit 2 for what was asked wrongly (usage, settings), 1 for what failed.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import terminal
+from .terminal import size_text, time_text
+
+if TYPE_CHECKING:
+    from .node_settings import Loaded, OriginSettings
+
+_DESCRIPTION = """\
+Leeward's central origin: it asks the registries for all edges that follow it, keeps the
+ledger of what it found, and takes back from all of them what turns out to be bad.
+
+Start one, and let an edge in:
+
+  origin serve --listen 0.0.0.0:9090
+  origin invite berlin                              prints a token, good once
+  edge enrol https://ORIGIN:9090 TOKEN              at the edge
+  edge serve --origin https://ORIGIN:9090
+
+Something bad got through:
+
+  origin recall pkg:npm/evil@1.0.0 --reason "steals credentials"
+  origin who pkg:npm/evil@1.0.0
+"""
+
+_EPILOG = """\
+Every command says more with --help: origin recall --help.
+
+Settings come from origin.toml (see --config), then variables (ORIGIN_LISTEN,
+ORIGIN_REGISTRIES__PYPI__UPSTREAM), then options. None are needed to begin.
+"""
+
+_DATA_HELP = """\
+the data directory (default: $ORIGIN_DATA, else what the settings say, else
+~/.local/state/leeward/origin, for root /var/lib/leeward/origin)"""
+
+_CONFIG_HELP = "the settings (default: $ORIGIN_CONFIG, else the first origin.toml found: here, of the user, of the system)"
+
+_TARGET_HELP = "a release, as in pkg:npm/evil@1.0.0 or pkg:pypi/evil@>=1,<2, or bytes, as in sha256:<hex>"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Say what there is; the exit status is 2, because no command can be run."""
-    parser = argparse.ArgumentParser(
-        prog="origin",
-        description="The central origin is not part of this release. An edge needs none: run `edge serve`.",
-    )
-    parser.add_argument("--version", action="store_true", help="print the version")
-    if parser.parse_args(arguments).version:
-        from importlib.metadata import PackageNotFoundError, version
+    """Run one command and return its exit status."""
+    return terminal.run("origin", _parser(), arguments)
 
-        try:
-            print(f"leeward {version('leeward')}")
-        except PackageNotFoundError:
-            print("leeward (not installed, run from its source)")
-        return 0
-    parser.print_help(sys.stderr)
-    return 2
+
+# ---- arguments ------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="origin", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=terminal.Help, allow_abbrev=False
+    )
+    parser.add_argument("--version", action=terminal.Version, help="print the version")
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    serve = _command(
+        commands,
+        "serve",
+        _serve,
+        "run an origin",
+        "Run an origin until it is told to stop (Ctrl-C or SIGTERM; running transfers finish first).\n"
+        "It speaks TLS only, with a certificate of its own making unless the settings name another.",
+        "origin serve\n  origin serve --listen 0.0.0.0:9090 --data /srv/leeward",
+    )
+    serve.add_argument("--listen", metavar="HOST:PORT", help="where to listen (default 127.0.0.1:9090)")
+    serve.add_argument("--log-json", action="store_true", default=None, help="write the log as JSON lines")
+    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)")
+    invite = _command(
+        commands,
+        "invite",
+        _invite,
+        "let an edge in",
+        "Print a token with which one edge enrols, once. It holds the pin of this origin's certificate,\n"
+        "so the edge knows whom it speaks to. An earlier token for the same name is void.",
+        "origin invite berlin\n  origin invite berlin --valid 1h",
+    )
+    invite.add_argument("name", metavar="NAME", help="what the edge is called from now on: lower-case letters, digits, - _ .")
+    invite.add_argument("--valid", metavar="TIME", default="24h", help="how long it can be used (default 24h)")
+    edges = _command(
+        commands,
+        "edges",
+        _edges,
+        "say how the edges stand",
+        "List the edges: when each was heard of, how far it has followed, which policy it has in force.",
+        "origin edges\n  origin edges --json",
+    )
+    dismiss = _command(
+        commands,
+        "dismiss",
+        _dismiss,
+        "let an edge in no more",
+        "Forget an edge, or an invitation that was not used. It gets nothing from here any more.\n"
+        "What it holds it goes on serving until its lease ends, if its settings say so.",
+        "origin dismiss berlin",
+    )
+    dismiss.add_argument("name", metavar="NAME", help="the edge")
+    _add_recall(commands)
+    who = _command(
+        commands,
+        "who",
+        _who,
+        "say who got something",
+        "List who fetched a release, or bytes: which client, through which edge, when. From the edges'\n"
+        "access ledgers, as far as they have sent them.",
+        "origin who pkg:npm/evil@1.0.0\n  origin who sha256:3f0c…",
+    )
+    who.add_argument("target", metavar="TARGET", help=_TARGET_HELP)
+    _add_backups(commands)
+    status = _command(
+        commands,
+        "status",
+        _status,
+        "say how the running origin is",
+        "Print what the running origin says of itself.",
+        "origin status\n  origin status --json",
+    )
+    why = _command(
+        commands,
+        "why",
+        _why,
+        "explain what this origin does with a package",
+        "Say whether a package is served, held back or refused, by which rule, and what is held of it.",
+        "origin why pkg:pypi/six\n  origin why pkg:npm/@scope/name@1.0.0",
+    )
+    refresh = _command(
+        commands,
+        "refresh",
+        _refresh,
+        "ask upstream now what there is of a project",
+        "Have the running origin ask upstream at once for a project's page, however fresh the held one is.",
+        "origin refresh pkg:pypi/six",
+    )
+    for command in (refresh, why):
+        command.add_argument("purl", metavar="PURL", help="a package URL: pkg:pypi/NAME or pkg:pypi/NAME@VERSION")
+    verify = _command(
+        commands,
+        "verify",
+        _verify,
+        "re-hash everything in the store, and the ledger",
+        "Read every stored file again and compare its digest, and walk the ledger's chain from its first\n"
+        "line. Exit status 1 if anything is bad or missing.",
+        "origin verify",
+    )
+    gc = _command(
+        commands,
+        "gc",
+        _gc,
+        "remove what nothing refers to",
+        "Remove blobs that no name refers to and temporary files nobody writes any more.",
+        "origin gc --dry-run\n  origin gc",
+    )
+    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    for command in (invite, edges, dismiss, who, status, why, refresh, verify, gc):
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+    return parser
+
+
+def _add_recall(commands: Any) -> None:
+    recall = _command(
+        commands,
+        "recall",
+        _recall,
+        "take a release back from all edges",
+        "Refuse a release, or bytes under any name, here and at every edge, whatever holds it. Returns\n"
+        "when every edge that is alive has said that it serves it no more, and names those that have not:\n"
+        "then the exit status is 1. Edges that come back later obey before they serve anything.",
+        'origin recall pkg:npm/evil@1.0.0 --reason "steals credentials"\n'
+        '  origin recall "pkg:pypi/evil@>=1,<2" --reason "CVE-2026-1" --wait 60s\n'
+        '  origin recall sha256:3f0c… --reason "malware"\n  origin recall pkg:npm/evil@1.0.0 --undo',
+    )
+    recall.add_argument("target", metavar="TARGET", help=_TARGET_HELP)
+    recall.add_argument("--reason", metavar="TEXT", help="what people are told who ask for it")
+    recall.add_argument("--wait", metavar="TIME", default="30s", help="how long edges are waited for (default 30s)")
+    recall.add_argument("--undo", action="store_true", help="take the recall back (by its target or its id)")
+    recall.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_backups(commands: Any) -> None:
+    backup = _command(
+        commands,
+        "backup",
+        _backup,
+        "copy everything to another directory",
+        "Back up the catalogue, the keys and the files, whether the origin runs or not. Into the same\n"
+        "directory again, only what is new is copied; the backup before stays good until the new one is\n"
+        "complete. On one file system files are linked and take no room: for another disk, name one.\n"
+        "The running origin writes it, as the user that it runs as.",
+        "origin backup /backup/leeward",
+    )
+    backup.add_argument("directory", metavar="DIR", help="where to; a directory for backups of this origin alone")
+    restore = _command(
+        commands,
+        "restore",
+        _restore,
+        "make a data directory of a backup",
+        "Check a backup whole, and put it into an empty data directory. The ledger goes on in a new epoch:\n"
+        "edges notice, begin anew with a snapshot, and offer what they have that was lost.",
+        "origin restore /backup/leeward --data /srv/leeward",
+    )
+    restore.add_argument("directory", metavar="DIR", help="the backup")
+    for command in (backup, restore):
+        command.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], int], brief: str, description: str, examples: str
+) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=brief,
+        description=description,
+        epilog=f"examples:\n  {examples}",
+        formatter_class=terminal.Help,
+        allow_abbrev=False,
+    )
+    made.set_defaults(run=run)
+    made.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
+    made.add_argument("--data", metavar="DIR", help=_DATA_HELP)
+    return made
+
+
+def _load(asked: argparse.Namespace, *, rules_too: bool = True) -> Loaded:
+    from .node_settings import load_origin
+
+    options = {
+        "config": asked.config,
+        "data": asked.data,
+        "listen": getattr(asked, "listen", None),
+        "log.json": getattr(asked, "log_json", None),
+        "log.level": getattr(asked, "log_level", None),
+    }
+    return load_origin(options, os.environ, rules_too=rules_too)
+
+
+def _time(asked: argparse.Namespace, option: str) -> float:
+    """An option that is a time, in seconds. Raises ``SettingsError``."""
+    from .settings import SettingsError
+    from .words import duration_s
+
+    try:
+        return duration_s(getattr(asked, option))
+    except ValueError as error:
+        raise SettingsError(f"--{option}: {error}") from None
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+
+def _serve(asked: argparse.Namespace) -> int:
+    loaded = _load(asked)
+    from . import logs, serve
+
+    logs.configure(loaded.settings.log.level, loaded.settings.log.json)
+    return serve.main(loaded)
+
+
+def _ask(asked: argparse.Namespace, command: str, arguments: dict[str, object]) -> Any:
+    """Have the running origin do ``command``, else, where the store alone is enough, do it here."""
+    import trio
+
+    # A rule that cannot be read yet must not keep anybody from asking the origin that still goes by the last good ones.
+    settings = _load(asked, rules_too=False).settings
+    told = terminal.ProgressLine() if sys.stderr.isatty() and not asked.json else None
+    try:
+        return trio.run(_ask_or_do, settings, command, arguments, told)
+    finally:
+        if told is not None:
+            told.clear()
+
+
+async def _ask_or_do(
+    settings: OriginSettings, command: str, arguments: dict[str, object], told: Callable[[dict[str, object]], None] | None
+) -> object:
+    from . import control
+
+    try:
+        return await control.call(settings.data / "origin.sock", command, arguments, told)
+    except control.NotRunning:
+        if command in {"refresh", "status"}:
+            raise
+        # An invitation may come before the first start; to look for anything else where nothing is would only make an empty store.
+        if command != "invite" and not (settings.data / "catalog.sqlite").exists():
+            raise control.NotRunning(f"no origin is running on {settings.data}, and there is no store there") from None
+    from . import serve
+
+    async def progress(far: dict[str, object]) -> None:
+        if told is not None:
+            told(far)
+
+    async with serve.offline(settings) as commands:
+        return await commands[command](arguments, progress)
+
+
+def _invite(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "invite", {"name": asked.name, "valid_s": _time(asked, "valid")})
+    return terminal.tell(asked, result, lambda: invite_lines(result))
+
+
+def _edges(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "edges", {})
+    return terminal.tell(asked, result, lambda: edges_lines(result))
+
+
+def _dismiss(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "dismiss", {"name": asked.name})
+    return terminal.tell(asked, result, lambda: [f"{result['dismissed']} is no edge of this origin any more"])
+
+
+def _recall(asked: argparse.Namespace) -> int:
+    if not asked.undo and not (asked.reason or "").strip():
+        print('origin: recall needs a reason, which people are told: --reason "steals credentials"', file=sys.stderr)
+        return 2
+    arguments = {"target": asked.target, "reason": asked.reason or "", "undo": asked.undo, "wait_s": _time(asked, "wait")}
+    result = _ask(asked, "recall", arguments)
+    return terminal.tell(asked, result, lambda: recall_lines(result)) or int(bool(result["missing"]))
+
+
+def _who(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "who", {"target": asked.target})
+    return terminal.tell(asked, result, lambda: who_lines(result))
+
+
+def _backup(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "backup", {"directory": str(Path(asked.directory).expanduser().absolute())})
+    return terminal.tell(asked, result, lambda: backup_lines(result)) or int(bool(result["bad"]))
+
+
+def _restore(asked: argparse.Namespace) -> int:
+    if asked.data is None:
+        print("origin: restore needs --data, the empty directory to restore into", file=sys.stderr)
+        return 2
+    import time
+
+    import trio
+
+    from . import backup
+
+    told = terminal.ProgressLine() if sys.stderr.isatty() and not asked.json else None
+
+    async def progress(far: dict[str, object]) -> None:
+        if told is not None:
+            told(far)
+
+    try:
+        result = trio.run(backup.restore, Path(asked.directory), Path(asked.data).absolute(), time.time(), progress)
+    finally:
+        if told is not None:
+            told.clear()
+    return terminal.tell(asked, result, lambda: restore_lines(result)) or int(bool(result["left_out"]))
+
+
+def _status(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "status", {})
+    return terminal.tell(asked, result, lambda: terminal.status_lines(result))
+
+
+def _why(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "why", {"purl": asked.purl})
+    return terminal.tell(asked, result, lambda: terminal.why_lines(result))
+
+
+def _refresh(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "refresh", {"purl": asked.purl})
+    failed = any(str(page["outcome"]).startswith("failed") for page in result["pages"])
+    return terminal.tell(asked, result, lambda: terminal.refresh_lines(result)) or int(failed)
+
+
+def _verify(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "verify", {})
+    failed = any(result.get(found) for found in ("bad", "missing", "unreadable")) or result["ledger"]["problems"]
+    return terminal.tell(asked, result, lambda: verify_lines(result)) or int(bool(failed))
+
+
+def _gc(asked: argparse.Namespace) -> int:
+    result = _ask(asked, "gc", {"dry_run": asked.dry_run})
+    return terminal.tell(asked, result, lambda: terminal.gc_lines(result))
+
+
+# ---- results, for people --------------------------------------------------------------------------------------------
+
+
+def invite_lines(result: Mapping[str, Any]) -> list[str]:
+    """The token, alone on its line, and what to do with it."""
+    return [
+        str(result["token"]),
+        "",
+        f"It makes one edge {result['name']}, once, until {time_text(result['until'])}. At the edge:",
+        f"  edge enrol {result['url']} TOKEN",
+    ]
+
+
+def edges_lines(result: Mapping[str, Any]) -> list[str]:
+    """A line for each edge."""
+    edges = result["edges"]
+    if not edges:
+        return ["no edges: origin invite NAME lets one in"]
+    rows = [("edge", "heard of", "behind", "policy", "to fetch", "holds", "release", "address")]
+    for edge in edges:
+        policy = "in force" if edge["verdicts"] >= result["verdicts"] else f"{edge['verdicts']} of {result['verdicts']}"
+        rows.append(
+            (
+                edge["name"],
+                (ago_text(result["now"] - edge["seen_at"]) + ("" if edge["live"] else ", gone")) if edge["seen_at"] else "never",
+                f"{edge['behind']} lines",
+                policy,
+                str(edge["unresolved"]),
+                size_text(edge["held_bytes"]),
+                edge["release"] or "-",
+                edge["address"] or "-",
+            )
+        )
+    return table_lines(rows)
+
+
+def recall_lines(result: Mapping[str, Any]) -> list[str]:
+    """What was recalled, and who serves it no more."""
+    if "undone" in result:
+        lines = [f"{result['undone']} is no longer recalled (it was: {result['reason']})"]
+    else:
+        files = result["files"]
+        lines = [f"{result['recalled']} is recalled (recall-{result['id']}): {len(files)} files held here are refused"]
+        lines += [f"  {each['file']}  {each['digest']}" for each in files[:20]]
+        lines += [f"  and {len(files) - 20} more"] if len(files) > 20 else []
+        lines += [f"  the same bytes, refused too: {name}" for name in result["also"][:20]]
+    if not result["running"]:
+        return [*lines, "no origin is running: edges hear of it when it does"]
+    have, missing, gone = result["acknowledged"], result["missing"], result["gone"]
+    lines.append(
+        f"in force at {len(have)} edges" + (f": {', '.join(have[:10])}" if have else "") + ("…" if len(have) > 10 else "")
+    )
+    lines += [f"NOT acknowledged by {', '.join(missing)}"] if missing else []
+    lines += [f"not heard of for longer than the lease: {', '.join(gone)}"] if gone else []
+    return lines
+
+
+def who_lines(result: Mapping[str, Any]) -> list[str]:
+    """Who got it."""
+    deliveries, brought = result["deliveries"], result["brought"]
+    lines = [f"{result['target']}: {len(result['files'])} files are known here"]
+    if not deliveries and not brought:
+        return [*lines, "nobody got any of it, as far as edges have said"]
+    if deliveries:
+        rows = [("edge", "client", "file", "first", "last", "times")]
+        rows += [
+            (
+                each["edge"],
+                each["client"] + (f" ({each['token']})" if each["token"] else ""),
+                each["file"],
+                time_text(each["first"]),
+                time_text(each["last"]),
+                str(each["times"]) + ("" if each["whole"] else ", never whole"),
+            )
+            for each in deliveries
+        ]
+        lines += table_lines(rows)
+    lines += [f"brought to {each['edge'] or 'an edge'}: {each['file']}, {time_text(each['last'])}" for each in brought]
+    return lines
+
+
+def backup_lines(result: Mapping[str, Any]) -> list[str]:
+    """What was backed up."""
+    new = result["linked"] + result["copied"]
+    told = f"{result['blobs']} files ({size_text(result['bytes'])}), {new} of them new"
+    lines = [f"{result['directory']}: {told}, the ledger up to line {result['serial']}, and the keys"]
+    if result["linked"]:
+        lines.append(f"{result['linked']} are linked: they take no room here, and share the fate of this disk")
+    lines += [f"bad, left out: {digest}" for digest in result["bad"]]
+    if not result["certificate"]:
+        lines.append("the certificate and its key are the operator's own ([tls]) and are not in it")
+    return lines
+
+
+def restore_lines(result: Mapping[str, Any]) -> list[str]:
+    """What was restored, and what is to be done now."""
+    made = time_text(result["made_at"])
+    lines = [
+        f"{result['data']}: {result['blobs']} files ({size_text(result['bytes'])}), as of {made}, in the new epoch {result['epoch']}"
+    ]
+    lines += [f"damaged, left out: {digest}" for digest in result["left_out"]]
+    if result["left_out"]:
+        lines.append("what was left out is fetched again when it is asked for")
+    lines.append(f"what was recalled, or dismissed, after {made} is not in it: do that again")
+    return [*lines, f"start it: origin serve --data {result['data']}"]
+
+
+def verify_lines(result: Mapping[str, Any]) -> list[str]:
+    """What ``verify`` found in the store, and in the ledger."""
+    ledger = result["ledger"]
+    problems = [f"ledger   {problem}" for problem in ledger["problems"]]
+    found = f"{len(problems)} problems" if problems else "the chain holds"
+    return [*terminal.verify_lines(result), *problems, f"{ledger['lines']} lines of the ledger checked: {found}"]
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows in columns, the first of which is the heading."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def ago_text(seconds: float) -> str:
+    """A time ago, in its largest unit: ``3 m ago``."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{max(0.0, seconds):.0f} s ago"
 
 
 if __name__ == "__main__":

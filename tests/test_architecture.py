@@ -46,7 +46,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("origin.graveyard", "origin.proving", "origin.dating", "origin.prepared", "origin.held", "origin.leaves")
     + ("origin.pages", "origin.files", "origin.groups", "origin.relays", "origin.service"),
-    ("origin.api", "origin.control", "origin.watch", "origin.recalling", "origin.backup", "origin.app"),
+    ("origin.api", "origin.control", "origin.terminal", "origin.watch", "origin.recalling", "origin.backup", "origin.app"),
+    ("origin.central", "origin.serve"),
     ("origin.__main__", "origin"),
     ("edge",),
 )
@@ -77,6 +78,7 @@ MAY_BLOCK: dict[str, str] = {
     "origin.pipeline": "archives are read in worker threads",
     "origin.relays": "large answers are judged in worker threads",
     "origin.sources.registry": "what is posted is read once more in a worker thread, since it may be large",
+    "origin.sources.remote": "large pages are taken apart in a worker thread",
     "edge.intercept": "certificates are read in a worker thread",
     "edge.mirror": "a request's coded body is unpacked in a worker thread",
     "edge.render": "large pages are written in worker threads",

@@ -18,7 +18,6 @@ import trio
 from edge import __main__ as command_line
 from edge.address import local_address
 from edge.settings import load_edge
-from origin import __main__ as origin_command_line
 from origin import terminal
 from origin.control import Command, Progress, serve_control
 
@@ -151,13 +150,6 @@ def test_help_is_quick_because_little_is_imported() -> None:
 
 def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
-    assert capsys.readouterr().out.startswith("leeward ")
-
-
-def test_origin_offers_nothing_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    assert origin_command_line.main([]) == 2
-    assert "not part of this release" in capsys.readouterr().err
-    assert origin_command_line.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("leeward ")
 
 

@@ -1,0 +1,291 @@
+"""The wiring of an origin: a node that its edges follow. ``main`` is ``origin serve``."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import trio
+
+from . import targets
+from .api.following import Following
+from .api.server import Face
+from .app import Node, open_node
+from .central import Origin, commands, open_origin
+from .control import Command, serve_control
+from .errors import Unavailable
+from .http import Request, Response
+from .http.certificate import FileCertificate
+from .http.hot import HotPages
+from .http.listen import Limits, Server, open_tcp
+from .http.problems import problem, respond
+from .metrics import Metrics
+from .node_settings import Loaded, OriginSettings, load_rules
+from .policy.rules import Rule, parse_rule
+from .recalling import CentralPolicy
+from .settings import SettingsError, default_data
+from .watch import watch_rules
+from .words import listen_address
+
+log = logging.getLogger("leeward.origin")
+
+SOCKET = "origin.sock"
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a worker thread may keep the interpreter's lock from the event loop."""
+
+AGAIN_S = 2.0
+"""How long after rules could not be written down that is tried again."""
+
+_WILDCARDS = frozenset({"0.0.0.0", "::"})  # noqa: S104 -- recognised, not chosen
+
+
+def main(loaded: Loaded) -> int:
+    """Serve until SIGTERM or SIGINT, then drain. Returns the exit status.
+
+    Raises ``SettingsError``, ``Unusable``, ``Unavailable`` or ``OSError``, each with a sentence for the operator.
+    """
+    # Bound before the store is opened: a taken port is the likeliest complaint and should come first.
+    listeners = open_tcp(*listen_address(loaded.settings.listen))
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    trio.run(serve, loaded, listeners)
+    return 0
+
+
+async def serve(
+    loaded: Loaded, listeners: list[socket.socket], task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run an origin until cancelled or told to stop by a signal. ``task_status`` gives its base URL once it listens."""
+    settings = loaded.settings
+    host, port = listeners[0].getsockname()[:2]
+    url = _url(settings, host, port)
+    async with open_node(settings.data, settings.registries, settings.upstream, settings.store, role="origin") as node:
+        origin = await open_origin(node, settings, _hosts(settings, host), url)
+        await _take_rules(loaded, origin.policy)
+        certificate = _certificate(origin, node)
+        following = Following(origin.central, node.registries, node.deployment)
+        face = Face(node.service, node.catalog, node.registries, node.metrics, node.deployment, origin.fleet.edge, rest=following)
+        server = _server(settings, node, Front(face, node.metrics))
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, settings.data / SOCKET, commands(origin, running=True))
+            nursery.start_soon(origin.run)
+            nursery.start_soon(_watch, loaded, origin.policy, node)
+            nursery.start_soon(certificate.run)
+            serving = await nursery.start(_serve, server, listeners, certificate)
+            nursery.start_soon(_stop_on_signal, server, following, serving)
+            print(how_to(url, _options(loaded)), flush=True)
+            # What is loaded now stays: the collector need not walk it again, which takes tens of milliseconds each time.
+            gc.collect()
+            gc.freeze()
+            log.info("serving", extra={"at": url, "data": str(settings.data), "edges": len(origin.fleet.states())})
+            task_status.started(url)
+            await serving.wait()
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def offline(settings: OriginSettings) -> AsyncIterator[Mapping[str, Command]]:
+    """The commands on the store itself, while no origin runs on it."""
+    async with open_node(
+        settings.data, settings.registries, settings.upstream, settings.store, connected=False, role="origin"
+    ) as node:
+        host, port = listen_address(settings.listen)
+        made = commands(await open_origin(node, settings, _hosts(settings, host), _url(settings, host, port)), running=False)
+        del made["refresh"]
+        yield made
+
+
+# ---- the listener ---------------------------------------------------------------------------------------------------
+
+
+class Front:
+    """What is answered at the listener: nodes of ours, and whoever looks after this one."""
+
+    def __init__(self, face: Face, metrics: Metrics) -> None:
+        self._face = face
+        self._metrics = metrics
+
+    async def handle(self, request: Request) -> Response:
+        """Answer a request. Never raises."""
+        if not request.target.startswith("/-/"):
+            return await self._face.handle(request)
+        try:
+            return self._local(request)
+        except ValueError as error:
+            return respond(error, request)
+
+    def _local(self, request: Request) -> Response:
+        if request.method not in ("GET", "HEAD"):
+            return problem(
+                405, "Method not allowed", "only GET and HEAD here", headers=[("Allow", "GET, HEAD")], instance=request.target
+            )
+        match targets.parse(request.target.partition("?")[0]).segments[1:]:
+            case ("live",):
+                return _text(b"live\n")
+            case ("ready",):
+                return _text(b"ready\n")
+            case ("metrics",):
+                return _text(self._metrics.text(), "text/plain; version=0.0.4; charset=utf-8")
+            case _:
+                return problem(404, "Not found", "known here: /-/live /-/ready /-/metrics", instance=request.target)
+
+
+def _text(body: bytes, media_type: str = "text/plain; charset=utf-8") -> Response:
+    return Response(200, [("Content-Type", media_type), ("Cache-Control", "no-store")], body)
+
+
+async def _serve(
+    server: Server,
+    listeners: list[socket.socket],
+    certificate: FileCertificate,
+    task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    ended = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(server.serve, listeners, contexts=certificate, tls_only=True))
+        task_status.started(ended)
+    ended.set()
+
+
+async def _stop_on_signal(server: Server, following: Following, serving: trio.Event) -> None:
+    """Drain on the first SIGTERM or SIGINT; a second one is somebody in a hurry."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async for number in signals:
+            log.info("%s: draining", signal.Signals(number).name)
+            break
+        async with trio.open_nursery() as nursery:
+
+            async def drain() -> None:
+                # Edges that wait for news are told that there is none: they ask again, and find somebody or nobody.
+                following.drain()
+                await server.drain()
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(drain)
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+        log.info("stopped")
+        serving.set()
+
+
+def _server(settings: OriginSettings, node: Node, front: Front) -> Server:
+    asked = settings.server.limits
+    limits = Limits(
+        head_bytes=asked.header_bytes,
+        body_bytes=asked.body_bytes,
+        head_s=asked.header_timeout_s,
+        body_s=asked.body_timeout_s,
+        handshake_s=asked.handshake_timeout_s,
+        idle_s=asked.idle_timeout_s,
+        connections=asked.connections,
+        stall_s=asked.send_timeout_s,
+        drain_s=settings.server.drain_s,
+    )
+    return Server(
+        front.handle,
+        HotPages(0),
+        limits=limits,
+        public_urls=settings.server.public_urls,
+        trusted_proxies=settings.server.trusted_proxies,
+        metrics=node.metrics,
+    )
+
+
+def _certificate(origin: Origin, node: Node) -> FileCertificate:
+    try:
+        return FileCertificate(origin.identity.certificate, origin.identity.key, clock=node.service.clock, metrics=node.metrics)
+    except ValueError as error:
+        raise SettingsError(f"tls.cert: {error}") from error
+
+
+# ---- rules ----------------------------------------------------------------------------------------------------------
+
+
+async def _take_rules(loaded: Loaded, policy: CentralPolicy) -> None:
+    """Put the settings' rules in force. Without a settings file those before stay: dropping a refusal must be somebody's decision."""
+    if loaded.config_path is not None:
+        await policy.set_rules(loaded.settings.rules)
+    elif policy.current.rules:
+        log.warning("there is no settings file: the %d rules that were in force before stay", len(policy.current.rules))
+
+
+async def _watch(loaded: Loaded, policy: CentralPolicy, node: Node) -> None:
+    """Put edited rules in force, until cancelled."""
+    send, receive = trio.open_memory_channel[Sequence[Mapping[str, object]]](math.inf)
+    read: Sequence[Mapping[str, object]] = ()
+
+    def load(path: Path) -> list[Rule]:
+        nonlocal read
+        read = load_rules(path)
+        return [parse_rule(table) for table in read]
+
+    async def put() -> None:
+        async for tables in receive:
+            while True:
+                try:
+                    await policy.set_rules(tables)
+                    break
+                except Unavailable as error:
+                    log.warning("edited rules are not in force yet: %s", error)
+                    await trio.sleep(AGAIN_S)
+
+    async with send, receive, trio.open_nursery() as nursery:
+        nursery.start_soon(put)
+        await watch_rules(
+            loaded.watch_path,
+            load,
+            lambda _: send.send_nowait(read),
+            node.metrics,
+            [parse_rule(table) for table in policy.current.rules],
+            node.service.set_rules_trouble,
+        )
+
+
+# ---- what people are told -------------------------------------------------------------------------------------------
+
+
+def how_to(url: str, options: str) -> str:
+    """How an edge is let in, for a person's terminal. ``options`` are those by which other commands find this origin."""
+    return "\n".join(
+        [
+            f"origin: {url}",
+            "Let an edge in, each with an invitation of its own, which is good once:",
+            f"  origin invite{options} NAME",
+            f"  edge enrol {url} TOKEN",
+            f"  edge serve --origin {url}",
+        ]
+    )
+
+
+def _options(loaded: Loaded) -> str:
+    """The options by which other commands find this origin; none if they do so anyway."""
+    words = [] if loaded.config_path is None else ["--config", shlex.quote(str(loaded.config_path))]
+    if loaded.settings.data != default_data("origin", os.environ):
+        words += ["--data", shlex.quote(str(loaded.settings.data))]
+    return "".join(f" {word}" for word in words)
+
+
+def _url(settings: OriginSettings, host: str, port: int) -> str:
+    """Where edges find this origin: the first public URL, else the listener's address."""
+    if settings.server.public_urls:
+        return settings.server.public_urls[0]
+    shown = socket.gethostname() if host in _WILDCARDS else host
+    return f"https://[{shown}]:{port}" if ":" in shown else f"https://{shown}:{port}"
+
+
+def _hosts(settings: OriginSettings, host: str) -> list[str]:
+    """What a certificate of our own names."""
+    public = [urlsplit(url).hostname or "" for url in settings.server.public_urls]
+    mine = [] if host in _WILDCARDS else [host]
+    return [*public, *mine, socket.gethostname(), "localhost", "127.0.0.1", "::1"]
