@@ -121,7 +121,7 @@ class Pages:
         # Pages being asked for, and whether something said meanwhile that what comes may be out of date already.
         self._asking: dict[Page, bool] = {}
         self._lapsed = ""
-        self._in_force = Policy()
+        self._in_force = self._shared = Policy()
         self._policy = 0
 
     async def keep_house(self) -> None:
@@ -134,12 +134,13 @@ class Pages:
     def policy(self) -> Policy:
         return self._in_force
 
-    def enforce(self, policy: Policy) -> None:
+    def enforce(self, policy: Policy, shared: Policy | None = None) -> None:
         """Put a policy in force at once: every rendering made under the old one is void when this returns.
 
-        What a node of ours took off a page, and would not any more, is asked for again.
+        ``shared`` is the part of it that is every node's, all of it by default. What a node of ours took off a page, and would not any more, is asked for
+        again.
         """
-        self._in_force = policy
+        self._in_force, self._shared = policy, shared or policy
         self._void()
         for held in self._held.values():
             self._review(held)
@@ -222,9 +223,10 @@ class Pages:
         await self._view(held, "hit", "hit")
 
     async def held_view(self, page: Page) -> PageView | None:
-        """What is held of a page, as policy leaves it, fresh or stale; None if that is nothing. Asks nobody.
+        """What is held of a page, fresh or stale, as the policy of all nodes leaves it; None if that is nothing. Asks nobody.
 
-        Raises ``NotFound`` for an absence that is held, ``Refused``, ``Unavailable`` while nothing may be answered.
+        A node's own rules are not for others to obey. Raises ``NotFound`` for an absence that is held, ``Refused``, ``Unavailable`` while
+        nothing may be answered.
         """
         self.require_leave()
         self._require_allowed(self._registries[page.registry], page)
@@ -232,7 +234,10 @@ class Pages:
         state = freshness.judge(held.answer.stamp, self._clock()) if held is not None else "dead"
         if held is None or state == "dead":
             return None
-        return await self._view(held, "hit" if state == "fresh" else "stale", "hit")
+        view = await self._view(held, "hit" if state == "fresh" else "stale", "hit")
+        if held.listing is None or self._shared.rules == self._in_force.rules or not added(held.listing, view.listing):
+            return view
+        return replace(view, listing=await self._made(held, held.listing, self._shared, dict(held.sidecars or {})))
 
     async def refresh(self, page: Page) -> str:
         """Ask upstream now, whatever is held. Returns how it ended: ``"200"``, ``"304"``, ``"404"``; raises like ``page``."""
@@ -345,26 +350,12 @@ class Pages:
 
     async def _make_view(self, held: HeldPage, listing: Listing) -> None:
         """Make ``held.view`` what sidecars and the rules now in force leave of ``listing``. No checkpoint between that and return."""
-        registry = self._registries[held.answer.page.registry]
         while held.view is None or held.policy != self._policy:
             policy, force = self._policy, self._in_force
             if held.sidecars is None:
                 held.sidecars = await self._sidecars(held.answer.page)
             sidecars = dict(held.sidecars)
-            bound = await self._bound(held.answer.page) if force.refused else {}
-
-            def make(
-                force: Policy = force,
-                sidecars: Mapping[str, Digest] = sidecars,
-                bound: Mapping[str, Sequence[Digest]] = bound,
-            ) -> Listing:
-                enriched = registry.enrich(listing, sidecars) if sidecars else listing
-                verdict_of = force.judge_listing(registry, enriched, bound)
-                return merged(listing, registry.restrict(enriched, verdict_of)) if verdict_of else enriched
-
-            # Many rules on many versions cost more than the document does.
-            versions = len(listing.entries) + len(listing.bare)
-            view = await self._work(held.size + JUDGED_BYTES * len(force.rules) * versions, make)
+            view = await self._made(held, listing, force, sidecars)
             answer, ours = held.answer, added(listing, view)
             held.restricted = await dated(
                 self._catalog,
@@ -383,6 +374,20 @@ class Pages:
                 # A retired page is in no table that a rule's edit could reach: its views are for the requests at hand alone.
                 if not held.validity.valid and not held.retired:
                     held.validity = Validity(held.answer.stamp.fresh_until)
+
+    async def _made(self, held: HeldPage, listing: Listing, force: Policy, sidecars: Mapping[str, Digest]) -> Listing:
+        """What sidecars and a policy leave of ``listing``."""
+        registry = self._registries[held.answer.page.registry]
+        bound = await self._bound(held.answer.page) if force.refused else {}
+
+        def make() -> Listing:
+            enriched = registry.enrich(listing, sidecars) if sidecars else listing
+            verdict_of = force.judge_listing(registry, enriched, bound)
+            return merged(listing, registry.restrict(enriched, verdict_of)) if verdict_of else enriched
+
+        # Many rules on many versions cost more than the document does.
+        versions = len(listing.entries) + len(listing.bare)
+        return await self._work(held.size + JUDGED_BYTES * len(force.rules) * versions, make)
 
     async def _sidecars(self, page: Page) -> dict[str, Digest]:
         if page.view:

@@ -244,12 +244,15 @@ class Service:
         twin = Service(
             self.registries, (), self._blobs, self._catalog, flights, metrics, self.clock, serve_removed=self._serve_removed
         )
-        twin._pages.enforce(self._pages.policy)
+        twin.central, twin._central, twin._own_rules = self.central, self._central, self._own_rules
+        twin._enforce()
         twin.lapse(self.lapsed)
         return twin
 
     def _enforce(self) -> None:
-        self._pages.enforce(Policy((*self._central.rules, *self._own_rules), self._central.digests))
+        central = self._central
+        shared = Policy(central.rules, central.digests)
+        self._pages.enforce(Policy((*central.rules, *self._own_rules), central.digests), shared)
         self._files.review()
         self.metrics.rules.set(len(self.rules))
 

@@ -13,6 +13,8 @@ from ..api.wire import Recall, Verdicts
 from ..model import ALLOW, Digest, Entry, Listing, Refuse, Verdict
 from .rules import Rule, parse_match, parse_rule
 
+_RULE = "recall-"
+
 
 @dataclass(frozen=True, slots=True)
 class Central:
@@ -54,7 +56,12 @@ def read(verdicts: Verdicts) -> Central:
 def refusal(recall: Recall) -> Refuse:
     """What is said to whoever asks for something recalled."""
     reason = " ".join(recall.reason.split())
-    return Refuse(f"recalled: {reason}" if reason else "recalled", f"recall-{recall.id}")
+    return Refuse(f"recalled: {reason}" if reason else "recalled", f"{_RULE}{recall.id}")
+
+
+def is_recall(verdict: Verdict) -> bool:
+    """Whether a verdict is one of ``refusal``."""
+    return isinstance(verdict, Refuse) and verdict.rule.startswith(_RULE)
 
 
 def parse_digest(text: str) -> Digest:

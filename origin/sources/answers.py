@@ -10,7 +10,7 @@ import base64
 import math
 import re
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Self, cast
@@ -191,8 +191,8 @@ class Answer:
                     await anext(self._parts)
 
 
-async def read_page(answer: Answer, limit: int, page_s: float) -> bytes:
-    """A page's body, decompressed, at most ``limit`` bytes.
+async def read_page(answer: Answer, limit: int, page_s: float, came: Callable[[bytes], object] | None = None) -> bytes:
+    """A page's body, decompressed, at most ``limit`` bytes. ``came`` is told each part as it came, before it is decompressed.
 
     Raises ``Failed`` if it is too large, too slow, stops early or is not what its coding says. It must be there ``page_s`` seconds after
     it was asked for, or keep coming at ``PAGE_RATE``; and it may pause no longer than its first byte may take.
@@ -207,6 +207,8 @@ async def read_page(answer: Answer, limit: int, page_s: float) -> bytes:
         part = await answer.part(min(answer.sent_at + page_s + earned_s, trio.current_time() + answer.patience_s))
         if part is None:
             break
+        if came is not None:
+            came(part)
         for piece in (part,) if decoder is None else _inflate(decoder, part):
             size += len(piece)
             if size > limit:

@@ -126,6 +126,15 @@ class Breaker:
         if permit is self._probe:
             self._probe = None  # still half-open: the next request is the probe
 
+    def hear(self) -> None:
+        """Somebody is there, though nothing says that those who wait will get their answers."""
+        self._answered = self._issued
+        self._is_suspect = False
+
+    def hasten(self, now: float) -> None:
+        """Let the next request be the probe, however long it was to stay open."""
+        self._retry_at = min(self._retry_at, now)
+
     def open(self, now: float) -> None:
         """Open it, or open it again for longer."""
         was_closed = self._state == "closed"

@@ -108,6 +108,10 @@ class NameFailure(httpcore.ConnectError):
     """The host's name could not be resolved."""
 
 
+class PinRefused(httpcore.ConnectError):
+    """The node shows another key than the one that was pinned."""
+
+
 class AddressRefused(httpcore.ConnectError):
     """The host's name resolves to an address that a registry must not send us to."""
 
@@ -118,6 +122,8 @@ def translate(raised: Exception, host: str, *, answered: bool) -> Failed:
     match raised:
         case AddressRefused():
             return Failed("address", f"{host} {reason}")
+        case PinRefused():
+            return Failed("tls", f"{host} {reason}")
         case NameFailure():
             return Failed("dns", f"the name {host} cannot be resolved: {reason}")
         case httpcore.ConnectError() | httpcore.ConnectTimeout() if _about_tls(raised):

@@ -462,6 +462,18 @@ async def test_what_cannot_be_kept_says_why(tmp_path: Path, shelf: Shelf, clock:
             await b.service.keep(b.file(upload))
 
 
+async def test_a_page_is_held_for_others_without_this_nodes_own_rules(tmp_path: Path, shelf: Shelf, clock: MockClock) -> None:
+    async with bench(tmp_path, {"six": [wheel(shelf, version=version) for version in ("1.0", "1.1", "1.2")]}) as b:
+        recall(b.service, "pkg:pypi/six@1.0")
+        b.rule("pkg:pypi/six@1.1", "not here")
+        view = await b.service.page(PAGE)
+        held = await b.service.held_page(PAGE)
+        assert held is not None
+        assert [yanked(each.listing.document, "1.1") for each in (view, held)] == [["not here"], [False]]
+        assert [yanked(each.listing.document, "1.0") for each in (view, held)] == [[WORM], [WORM]]
+        assert list(held.listing.restrictions) == ["1.0"]
+
+
 async def test_a_stale_page_is_held_and_a_dead_one_is_not(tmp_path: Path, shelf: Shelf, clock: MockClock) -> None:
     async with bench(tmp_path, {"six": [wheel(shelf)]}) as b:
         await b.service.keep(PAGE)

@@ -1,0 +1,46 @@
+"""Another edge of the fleet, asked for what it holds while the origin does not answer.
+
+It asks nobody in turn. What it has is as good as the origin's; what it has not, it knows nothing of: that is no absence, and whatever goes
+wrong there leads to the next source. Of what it refuses, only a recall is heard: its own rules are its own.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from ..errors import NotFound, Refused, Unavailable
+from ..model import File, Relay
+from ..policy.recalls import is_recall
+from . import Absent, Relayed
+from .answers import Answer
+from .failures import Failed
+from .remote import Kind, RemoteSource
+
+
+class SiblingSource(RemoteSource):
+    """A ``Source`` over another edge. Its link authenticates by the key that the fleet shares."""
+
+    NAME: ClassVar[str] = "sibling"
+    UNKNOWN: ClassVar[str] = "does not take this edge for one of its fleet"
+
+    async def relay(self, relay: Relay) -> Relayed:
+        """A sibling relays nothing."""
+        raise Unavailable("siblings relay nothing")
+
+    async def exists(self, file: File, url: str) -> bool:
+        """Whether the sibling holds the file; that it does not says nothing."""
+        if await super().exists(file, url):
+            return True
+        raise Unavailable(f"{self.link.host} does not hold {file.name}")
+
+    def _absent(self, answer: Answer, asked_at: float) -> Absent:
+        raise Unavailable(f"{self.link.host} holds nothing of it")
+
+    def _error(self, failed: Failed) -> Unavailable:
+        return Unavailable(failed.message, failed.retry_after_s or 5)
+
+    async def _refusal(self, kind: Kind, answer: Answer) -> Exception:
+        found = await super()._refusal(kind, answer)
+        if isinstance(found, Unavailable) or (isinstance(found, Refused) and is_recall(found.verdict)):
+            return found
+        return Unavailable(f"{self.link.host} does not hold it" if isinstance(found, NotFound) else str(found))
