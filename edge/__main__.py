@@ -1,4 +1,4 @@
-"""The command line: ``edge serve | run | use | refresh | why | verify | gc | status``.
+"""The command line: ``edge serve | run | use | enrol | warm | ready | refresh | why | verify | gc | status``.
 
 ``edge --help`` is meant to be enough to get on. What a command needs is imported when it runs, so that help is quick. Errors are one
 sentence on standard error: exit 2 for what was asked wrongly (usage, settings), 1 for what failed.
@@ -10,12 +10,13 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from origin import terminal
 
-from . import capture_command
+from . import capture_command, warm_command
 
 if TYPE_CHECKING:
     from .settings import EdgeSettings, Loaded
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "edge serve\n  edge serve --listen 0.0.0.0:8080 --data /srv/leeward",
     )
     serve.add_argument("--listen", metavar="HOST:PORT", help="where to listen (default 127.0.0.1:8080)")
-    serve.add_argument("--origin", metavar="URL", help="the central origin to ask first (not in this release)")
+    serve.add_argument("--origin", metavar="URL", help="the central origin to follow and to ask first (see edge enrol --help)")
     serve.add_argument("--log-json", action="store_true", default=None, help="write the log as JSON lines")
     serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)")
 
@@ -137,6 +138,26 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="say nothing besides what the command says, but for errors")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command and its arguments")
 
+    enrol = _command(
+        commands,
+        "enrol",
+        _enrol,
+        "make this edge one of an origin's",
+        "Use an invitation, as origin invite prints one, up at the origin that gave it. What it brings\n"
+        "is kept in the data directory, in place of what an earlier invitation brought. An edge that\n"
+        "runs meanwhile goes on as it is until it is restarted.",
+        "edge enrol https://origin.test:9090 lw1.4lfR…\n  edge serve --origin https://origin.test:9090",
+    )
+    enrol.add_argument("url", metavar="URL", help="the origin's address: https://HOST:PORT")
+    enrol.add_argument("token", metavar="TOKEN", help="the invitation; - reads it from standard input")
+
+    for name, brief, description, examples in (
+        ("warm", "fetch what lock files need, before an outage", warm_command.WARM, warm_command.WARM_EXAMPLES),
+        ("ready", "say whether lock files would install in an outage", warm_command.READY, warm_command.READY_EXAMPLES),
+    ):
+        made = _command(commands, name, partial(_warm, name), brief, description, examples)
+        warm_command.add_arguments(made, name)
+        made.add_argument("--json", action="store_true", help="print the result as JSON")
     refresh = _command(
         commands,
         "refresh",
@@ -373,6 +394,28 @@ def _index_url(asked: argparse.Namespace, client: Any) -> str:
     return clients.index_url(client, url, settings.registries)
 
 
+def _enrol(asked: argparse.Namespace) -> int:
+    import trio
+
+    from origin import control
+
+    from .enrolment import enrol
+    from .settings import node_url
+
+    url = node_url(asked.url)
+    settings = _load(asked, rules_too=False).settings
+    token = sys.stdin.readline() if asked.token == "-" else asked.token  # noqa: S105 -- no token, but where it is
+    identity = trio.run(enrol, url, token, settings.data)
+    print(f"this edge is {identity.edge} now, one of the origin at {url}")
+    try:
+        trio.run(control.peer, settings.data / "edge.sock")
+    except (control.NotRunning, control.CommandFailed):
+        print(f'start it: edge serve --origin {url} (or origin = "{url}" in its settings)')
+    else:
+        print(f'one runs here: it follows once it is restarted, with --origin {url} or origin = "{url}" in its settings')
+    return 0
+
+
 def _capture(asked: argparse.Namespace) -> int:
     from .address import as_running
 
@@ -408,7 +451,7 @@ async def _ask_or_do(
     try:
         return await control.call(settings.data / "edge.sock", command, arguments, told)
     except control.NotRunning:
-        if command in {"refresh", "status"}:
+        if command in _RUNNING_ONLY:
             raise
         if not settings.data.is_dir():
             raise control.NotRunning(f"no edge is running on {settings.data}, and there is no store there") from None
@@ -420,6 +463,15 @@ async def _ask_or_do(
 
     async with app.offline(with_rules()) as commands:
         return await commands[command](arguments, progress)
+
+
+_RUNNING_ONLY = frozenset({"refresh", "status", "warm", "rehearse", "rehearsed"})
+"""What the store alone cannot do."""
+
+
+def _warm(command: str, asked: argparse.Namespace) -> int:
+    settings = _load(asked, rules_too=False).settings
+    return warm_command.run(asked, command, settings, partial(_ask, asked))
 
 
 def _refresh(asked: argparse.Namespace) -> int:

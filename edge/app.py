@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import gc
 import ipaddress
 import logging
@@ -10,7 +12,7 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -18,8 +20,11 @@ from pathlib import Path
 
 import trio
 
-from origin.app import Node, open_node
+from origin.api import wire
+from origin.api.server import Face
+from origin.app import Makings, Node, RunningSource, open_node, registries_alone, release
 from origin.control import Command, Progress, serve_control
+from origin.http import Handler, Request, Response
 from origin.http.certificate import FileCertificate
 from origin.http.hot import HotPages
 from origin.http.listen import Limits, Server, open_tcp
@@ -29,21 +34,33 @@ from origin.registries import Registry
 from origin.service import Service
 from origin.settings import SettingsError, default_data
 from origin.sources.addresses import WEB_PORTS
+from origin.sources.link import CONNECT_S, Link
+from origin.sources.remote import RemoteSource
+from origin.sources.sibling import SiblingSource
 from origin.sources.tunnels import Dialler, NextProxy, Reach, is_local
+from origin.tokens import sibling, sibling_token
 from origin.watch import watch_rules
 from origin.words import listen_address
 
-from . import clients
+from . import clients, warm
+from .address import local_address
+from .enrolment import Identity, read_identity, require_identity
+from .follow import Follower, last_verdicts
+from .following.bringing import Budget
 from .forward import Forward, Proxy, Users
 from .hosts import Hosts
 from .intercept import Interception
 from .mirror import Instance, Mirror
+from .rehearsal import Rehearsals
 from .render import Renderings
 from .settings import EdgeSettings, Loaded, load_rules
 
 log = logging.getLogger("leeward.edge")
 
 SOCKET = "edge.sock"
+
+FOLLOWING_CONNECT_S = 5.0
+"""How long a connection to the origin may take on which nobody waits for a package."""
 
 LEARN_S = 10.0
 """How long an alias waits for what is learnt of registries' hosts."""
@@ -72,17 +89,23 @@ async def serve(
     """Run an edge until cancelled or told to stop by a signal. ``task_status`` gives its base URL once it listens."""
     settings = loaded.settings
     base = _base_url(listeners[0], "https" if settings.tls.only and settings.tls.cert is not None else "http")
-    async with open_node(settings.data, settings.registries, settings.upstream, settings.store) as node:
+    fleet = _Fleet.of(settings)
+    async with open_node(settings.data, settings.registries, settings.upstream, settings.store, sources=fleet.sources) as node:
         node.service.set_rules(_rules(settings.rules))
+        follower = await fleet.follower(node)
         hot = HotPages(settings.store.memory_bytes)
         hosts, interception = _stand_ins(settings, node)
         mirror = _mirror(settings, node, hot, hosts, interception)
         proxy = _proxy(settings, hosts, interception, listeners)
         certificate = _certificate(settings, node)
-        server = _server(settings, node, hot, Forward(mirror, proxy, node.metrics, node.deployment))
+        forward = Forward(mirror, proxy, node.metrics, node.deployment)
+        rehearsals = Rehearsals(node.service, mirror.handle, partial(_rehearsed, settings, node))
+        server = _server(settings, node, hot, rehearsals.before(_Faces(forward, fleet.face(node)).handle))
         async with trio.open_nursery() as nursery:
             service = node.service
-            commands = _commands(base, service, hosts, node.metrics)
+            await nursery.start(rehearsals.run)
+            commands = _commands(base, service, hosts, node.metrics, follower)
+            commands |= _warming(settings, node, base, hosts, rehearsals).commands()
             await nursery.start(serve_control, settings.data / SOCKET, commands)
             nursery.start_soon(
                 watch_rules,
@@ -100,6 +123,8 @@ async def serve(
                 # Neither is waited for: whoever uses the mirror face needs no host learnt and no certificate made.
                 nursery.start_soon(hosts.run, service)
                 nursery.start_soon(interception.run)
+            if follower is not None:
+                nursery.start_soon(follower.run)
             nursery.start_soon(_stop_on_signal, server, serving)
             is_proxy = proxy is not None and not (settings.tls.only and certificate is not None)
             print(clients.how_to(base, settings.registries, proxy=is_proxy, options=_options(loaded)), flush=True)
@@ -150,9 +175,115 @@ async def offline(settings: EdgeSettings) -> AsyncIterator[Mapping[str, Command]
     """The commands on the store itself, while no edge runs on it."""
     async with open_node(settings.data, settings.registries, settings.upstream, settings.store, connected=False) as node:
         node.service.set_rules(_rules(settings.rules))
+        identity = read_identity(settings.data) if settings.origin is not None else None
+        if identity is not None:
+            with contextlib.suppress(ValueError):  # what can be read of them is in force
+                node.service.set_central(await last_verdicts(node.catalog, identity))
         commands = dict(node.service.commands())
         del commands["refresh"]
-        yield commands
+        warming = _warming(settings, node, local_address(settings), None, None)
+        if warming.hosts is not None:
+            await warming.hosts.restore(node.service)
+        yield commands | warming.commands()
+
+
+# ---- the fleet ------------------------------------------------------------------------------------------------------
+
+
+class _Fleet:
+    """Where a miss is looked for, and whom else it is shown to, by whether an origin is followed. Made by ``of``."""
+
+    def __init__(self, settings: EdgeSettings, identity: Identity | None) -> None:
+        self._settings = settings
+        self._identity = identity
+        self._links: list[Link] = []
+
+    @classmethod
+    def of(cls, settings: EdgeSettings) -> _Fleet:
+        """Raises ``enrolment.NotEnrolled``, or ``Unusable`` for an identity that cannot be read."""
+        return cls(settings, require_identity(settings.data, settings.origin) if settings.origin is not None else None)
+
+    def sources(self, makings: Makings) -> Sequence[RunningSource]:
+        """The origin, the siblings, and the registries themselves if that is wanted; an edge alone has these only."""
+        identity, settings = self._identity, self._settings
+        if identity is None or settings.origin is None:
+            return registries_alone(makings)
+        clock, names = makings.clock, makings.registries.keys()
+
+        def link(url: str, pin: bytes | None, token: Callable[[], str], connect_s: float = CONNECT_S) -> Link:
+            return Link(
+                url,
+                pin,
+                lambda: f"Bearer {token()}",
+                clock=clock,
+                metrics=makings.metrics,
+                user_agent=f"leeward/{release()}",
+                deployment_id=makings.deployment,
+                connect_s=connect_s,
+                ca=settings.upstream.ca,
+            )
+
+        def shown() -> str:
+            return sibling_token(identity.fleet_key, identity.edge, clock())
+
+        asked = link(settings.origin, identity.pinned, lambda: identity.secret)
+        # Following has connections of its own: a recall never waits for a package.
+        self._links = [link(settings.origin, identity.pinned, lambda: identity.secret, FOLLOWING_CONNECT_S), asked]
+        found: list[RunningSource] = [RemoteSource(asked, names, clock=clock)]
+        found += [SiblingSource(link(url, None, shown), names, clock=clock) for url in settings.siblings]
+        return [*found, makings.direct()] if settings.direct else found
+
+    async def follower(self, node: Node) -> Follower | None:
+        """Who follows the origin, with what was known at the last contact in force already; None for an edge alone."""
+        if self._identity is None:
+            return None
+        asked = self._settings.replicate
+        follower = Follower(
+            self._identity,
+            self._links[0],
+            asked,
+            node.service,
+            {name: registry.kind for name, registry in node.registries.items()},
+            node.catalog,
+            Budget(
+                asked.limit_bytes, partial(total, node.metrics.held_bytes), lambda: node.blobs.state() in ("normal", "pressure")
+            ),
+            node.metrics,
+            node.service.clock,
+        )
+        for link in self._links:
+            link.on_verdicts = follower.noticed
+        await follower.begin()
+        return follower
+
+    def face(self, node: Node) -> Face | None:
+        """The face that siblings are shown; None for an edge alone."""
+        if self._identity is None:
+            return None
+        key, clock = self._identity.fleet_key, node.service.clock
+        return Face(
+            node.service,
+            node.catalog,
+            node.registries,
+            node.metrics,
+            node.deployment,
+            lambda authorization: sibling(key, authorization, clock()),
+            held_only=True,
+        )
+
+
+class _Faces:
+    """The outermost handler: what other nodes ask, and what clients do."""
+
+    def __init__(self, forward: Forward, face: Face | None) -> None:
+        self._forward = forward
+        self._face = face
+
+    async def handle(self, request: Request) -> Response:
+        """Answer any request, of whichever face. Never raises."""
+        if self._face is not None and request.face == "mirror" and request.target.startswith(wire.ROOT):
+            return await self._face.handle(request)
+        return await self._forward.handle(request)
 
 
 def _rules(raw: Sequence[Mapping[str, object]]) -> list[Rule]:
@@ -186,6 +317,20 @@ def _stand_ins(settings: EdgeSettings, node: Node) -> tuple[Hosts, Interception]
     except ValueError as error:
         raise SettingsError(f"registries: the proxy face cannot stand in for an upstream or alias: {error}") from error
     return hosts, Interception(settings.data, hosts, node.service.clock, node.metrics)
+
+
+def _warming(settings: EdgeSettings, node: Node, base: str, hosts: Hosts | None, rehearsals: Rehearsals | None) -> warm.Warming:
+    """What ``warm`` and ``ready`` stand on. Without a proxy face the registries' hosts are still known, as lock files name them."""
+    if hosts is None:
+        with contextlib.suppress(ValueError):
+            hosts = Hosts(node.registries, {name: registry.aliases for name, registry in settings.registries.items()})
+    paths = {name: registry.path for name, registry in settings.registries.items()}
+    return warm.Warming(node, paths, (base, *settings.server.public_urls), hosts, rehearsals)
+
+
+def _rehearsed(settings: EdgeSettings, node: Node, service: Service) -> Mirror:
+    """A mirror face of a twin of the node, which keeps nothing of what it says."""
+    return _mirror(settings, dataclasses.replace(node, service=service, metrics=service.metrics), HotPages(0), None, None)
 
 
 def _mirror(settings: EdgeSettings, node: Node, hot: HotPages, hosts: Hosts | None, interception: Interception | None) -> Mirror:
@@ -225,7 +370,9 @@ def _proxy(
     return Proxy(hosts, interception, dialler, Users(asked.users), asked.tunnel, asked.forward)
 
 
-def _commands(base: str, service: Service, hosts: Hosts | None, metrics: Metrics) -> dict[str, Command]:
+def _commands(
+    base: str, service: Service, hosts: Hosts | None, metrics: Metrics, follower: Follower | None
+) -> dict[str, Command]:
     """The commands of the service, and those that only an edge has."""
     commands = dict(service.commands())
     status = commands["status"]
@@ -233,6 +380,8 @@ def _commands(base: str, service: Service, hosts: Hosts | None, metrics: Metrics
     async def told(arguments: dict[str, object], progress: Progress) -> object:
         found = await status(arguments, progress)
         assert isinstance(found, dict)
+        if follower is not None:
+            found = {"origin": await follower.status()} | found
         if hosts is None:
             return {"at": base, "proxy": "off"} | found
         ends = total(metrics.intermediate_ends)
@@ -283,7 +432,7 @@ def _certificate(settings: EdgeSettings, node: Node) -> FileCertificate | None:
         raise SettingsError(f"tls.cert: {error}") from error
 
 
-def _server(settings: EdgeSettings, node: Node, hot: HotPages, forward: Forward) -> Server:
+def _server(settings: EdgeSettings, node: Node, hot: HotPages, handler: Handler) -> Server:
     asked = settings.server.limits
     limits = Limits(
         head_bytes=asked.header_bytes,
@@ -298,7 +447,7 @@ def _server(settings: EdgeSettings, node: Node, hot: HotPages, forward: Forward)
         drain_s=settings.server.drain_s,
     )
     return Server(
-        forward.handle,
+        handler,
         hot,
         limits=limits,
         public_urls=settings.server.public_urls,

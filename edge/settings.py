@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from origin.api.wire import ROOT
 from origin.policy.purls import split
 from origin.settings import (
     NO_CONFIG,
@@ -179,15 +180,22 @@ def _check(layers: Layers, settings: EdgeSettings) -> None:
 
 def _check_fleet(layers: Layers, settings: EdgeSettings) -> None:
     if settings.origin is not None:
-        _check_node(layers, ("origin",), settings.origin)
-        if urlsplit(settings.origin).scheme != "https":
-            raise layers.error(("origin",), f"is asked over TLS only: https://{urlsplit(settings.origin).netloc}")
+        try:
+            node_url(settings.origin)
+        except ValueError as error:
+            raise layers.error(("origin",), str(error)) from None
     elif settings.siblings:
         raise layers.error(("siblings",), "siblings know each other by their origin, and none is set")
     elif settings.direct:
         raise layers.error(("direct",), "an edge without an origin asks the registries anyway; leave it out, or set origin")
+    for name, registry in settings.registries.items():
+        if settings.origin is not None and registry.path.startswith(ROOT):
+            raise layers.error(("registries", name, "path"), f"paths beneath {ROOT} are where the other nodes of a fleet ask")
     for index, sibling in enumerate(settings.siblings):
-        _check_node(layers, ("siblings", index), sibling)
+        try:
+            node_url(sibling, secure=False)
+        except ValueError as error:
+            raise layers.error(("siblings", index), str(error)) from None
     asked = settings.replicate
     if asked.mode == "matching" and not asked.match:
         raise layers.error(("replicate", "mode"), 'matching what? name releases in match, as in ["pkg:npm/@company/*"]')
@@ -201,11 +209,14 @@ def _check_fleet(layers: Layers, settings: EdgeSettings) -> None:
             raise layers.error(("replicate", "match", index), str(error)) from None
 
 
-def _check_node(layers: Layers, path: tuple[str | int, ...], url: str) -> None:
-    """Nodes are found at the root of a host. Raises ``SettingsError``."""
-    try:
-        parts = urlsplit(web_url(url))
-    except ValueError as error:
-        raise layers.error(path, str(error)) from None
+def node_url(text: str, *, secure: bool = True) -> str:
+    """The URL of another node, which is found at the root of a host, without a slash at its end. Raises ``ValueError``.
+
+    ``secure`` takes nothing but TLS: an edge and its origin tell each other what nobody else may hear or change.
+    """
+    parts = urlsplit(web_url(text))
     if parts.path.strip("/") or parts.username is not None or parts.password is not None:
-        raise layers.error(path, "a host and a port are all it takes, as in https://origin.test:9090")
+        raise ValueError("a host and a port are all it takes, as in https://origin.test:9090")
+    if secure and parts.scheme != "https":
+        raise ValueError(f"is asked over TLS only: https://{parts.netloc}")
+    return text.rstrip("/")
