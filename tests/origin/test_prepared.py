@@ -21,7 +21,7 @@ from origin.policy.rules import parse_rule
 from origin.registries.npm import NPM
 from origin.registries.pypi import PyPI
 from origin.sources import Answer, Known, Received, Relayed
-from tests.origin.test_files import wheel
+from tests.origin.test_files import read, wheel
 from tests.scripted import FRESH_S, ScriptedSource, Sent, Upload, Web
 from tests.tarballs import Tarball, Tarballs
 from tests.tiers import NodeSource, Tier, tier
@@ -294,7 +294,10 @@ async def test_a_file_comes_through_the_origin_once_for_both(tmp_path: Path, she
         assert not isinstance(delivery.body, bytes)
         delivery.body.close()
         await t.lower.landed()
-        assert (await t.lower.service.deliver(file(upload), hold_s=8)).trail == ""
+        await t.upper.landed()
+        held = await t.lower.service.deliver(file(upload), hold_s=8)
+        assert held.trail == ""
+        assert await read(held) == upload.content
         assert await t.lower.fetch(file(upload, ".metadata")) == await t.upper.fetch(file(upload, ".metadata"))
         assert t.registry.asked == ["page six", f"file {upload.filename} from 0"]
         assert t.direct.asked == []
