@@ -25,7 +25,7 @@ from origin.holdings import Holdings, held_file
 from origin.http import Response
 from origin.identity import Identity, open_identity
 from origin.intake import Intake, Popularity
-from origin.model import Change, Page
+from origin.model import Change, File, Page
 from origin.recalling import CentralPolicy
 from tests.origin.api.stand import DEPLOYMENT, Asked, content, document
 from tests.scripted import Upload, bench, now
@@ -43,6 +43,7 @@ class Origin(Asked):
     policy: CentralPolicy
     central: Central
     identity: Identity
+    kept: trio.Event
     secret: str = ""
 
     async def get[T](self, what: str, kind: type[T]) -> T:
@@ -83,13 +84,19 @@ async def origin(tmp_path: Path, name: str = "tokyo") -> AsyncIterator[Origin]:
         await policy.open()
         await fleet.open()
         popularity = Popularity(b.catalog, registries, now, 2)
-        intake = Intake(b.catalog, registries, b.service.keep, popularity, b.metrics, now)
+        kept = trio.Event()
+
+        async def keep(resource: Page | File) -> None:
+            await b.service.keep(resource)
+            kept.set()
+
+        intake = Intake(b.catalog, registries, keep, popularity, b.metrics, now)
         central = Central(fleet, ledger, policy, intake, Holdings(b.catalog, registries), identity)
         following = Following(central, registries, DEPLOYMENT)
         face = Face(b.service, b.catalog, registries, b.metrics, DEPLOYMENT, fleet.edge, rest=following)
         for task in (ledger.run, popularity.run, intake.run):
             nursery.start_soon(task)
-        made = Origin(face, b, following, policy, central, identity)
+        made = Origin(face, b, following, policy, central, identity, kept)
         if name:
             found = await fleet.enrol(await fleet.invite(name, 60))
             assert found is not None
@@ -313,7 +320,7 @@ async def test_an_edge_without_the_present_policy_is_waited_for(tmp_path: Path, 
 # ---- what edges tell
 
 
-async def test_what_edges_tell_is_taken_in(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+async def test_what_edges_tell_is_taken_in(tmp_path: Path) -> None:
     async with origin(tmp_path) as o:
         file = o.bench.file(SIX)
         access = wire.EdgeAccess(
@@ -327,7 +334,7 @@ async def test_what_edges_tell_is_taken_in(tmp_path: Path, autojump_clock: trio.
         await o.bench.catalog.drop(binding.digest)
         await o.bench.blobs.delete(binding.digest)
         assert await o.tell("offers", wire.Offers((held_file(binding),))) == 204
-        await trio.sleep(30)
+        await o.kept.wait()
         assert await o.bench.service.holds(file) is not None
 
 
