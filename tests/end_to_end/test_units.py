@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from tests.fakes import FakePyPI
-from tests.harness import PIP, ROOT, Workspace, ask, clean_environment, free_port, wait_until
+from tests.harness import PIP, REFUSING, ROOT, Workspace, ask, clean_environment, free_port, wait_until
 from tests.wheels import Shelf
 
 pytestmark = pytest.mark.slow
-
-UNIT = ROOT / "deploy" / "leeward-edge.service"
 
 AS_ROOT_ONLY = frozenset({"fchown"})
 """SQLite gives a file it makes the owner of its database, if it is root. Under systemd nobody here is."""
@@ -34,66 +31,109 @@ def calls_of(group: str) -> frozenset[str]:
     )
 
 
-def allowed() -> frozenset[str]:
+def allowed(program: str) -> frozenset[str]:
     """What ``SystemCallFilter`` leaves, line by line."""
     left: frozenset[str] = frozenset()
-    for value in re.findall(r"^SystemCallFilter=(.*)$", UNIT.read_text(), re.MULTILINE):
+    unit = (ROOT / "deploy" / f"leeward-{program}.service").read_text()
+    for value in re.findall(r"^SystemCallFilter=(.*)$", unit, re.MULTILINE):
         groups = frozenset().union(*(calls_of(group) for group in value.removeprefix("~").split()))
         left = left - groups if value.startswith("~") else left | groups
     return left
 
 
-@contextlib.contextmanager
-def watched(directory: Path, upstream: str) -> Iterator[tuple[str, Path]]:
-    """An edge under strace: its URL, and the file in which its calls are once the block has ended."""
-    port, trace = free_port(), directory / "trace"
-    environ = {
-        "EDGE_REGISTRIES__PYPI__UPSTREAM": upstream,
-        "EDGE_REGISTRIES__NPM__UPSTREAM": "http://127.0.0.1:9/",
-        "EDGE_REGISTRIES__MAVEN__UPSTREAM": "http://127.0.0.1:9/",
-    }
-    words = ["serve", "--config", "-", "--data", str(directory / "data"), "--listen", f"127.0.0.1:{port}"]
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            # With -D the edge is our child, and strace its.
-            ["strace", "-D", "-f", "-q", "-o", trace, sys.executable, "-m", "edge", *words],
-            cwd=ROOT,
-            env=clean_environment(directory / "home") | environ,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    url = f"http://127.0.0.1:{port}"
+class Watched:
+    """A node under strace, which runs within the block; afterwards ``trace`` has its calls. ``url`` is where it listens."""
 
-    def is_ready() -> bool:
-        assert process.poll() is None, (directory / "log").read_text()
+    def __init__(self, program: str, directory: Path, upstream: str, *options: str) -> None:
+        self.program = program
+        self.data = directory / program
+        self.trace = directory / f"{program}.trace"
+        self.port = free_port()
+        self.url = f"{'https' if program == 'origin' else 'http'}://127.0.0.1:{self.port}"
+        prefix = f"{program.upper()}_REGISTRIES__"
+        refusing = f"http://127.0.0.1:{REFUSING}/"
+        self._environ = clean_environment(directory / "home") | {
+            f"{prefix}PYPI__UPSTREAM": upstream,
+            f"{prefix}NPM__UPSTREAM": refusing,
+            f"{prefix}MAVEN__UPSTREAM": refusing,
+        }
+        self._options = options
+        self._log = directory / f"{program}.log"
+
+    def command(self, command: str, *words: str, told: str = "") -> str:
+        """What one of its commands prints."""
+        given = [sys.executable, "-m", self.program, command, "--config", "-", "--data", str(self.data), *words]
+        done = subprocess.run(given, cwd=ROOT, env=self._environ, input=told, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def __enter__(self) -> Self:
+        words = ["serve", "--config", "-", "--data", str(self.data), "--listen", f"127.0.0.1:{self.port}", *self._options]
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                # With -D the node is our child, and strace its.
+                ["strace", "-D", "-f", "-q", "-o", self.trace, sys.executable, "-m", self.program, *words],
+                cwd=ROOT,
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        wait_until(self._serves, 60)
+        return self
+
+    def _serves(self) -> bool:
+        text = self._log.read_text(errors="replace")
+        assert self._process.poll() is None, text
+        return "serving at=" in text
+
+    def __exit__(self, *_: object) -> None:
         try:
-            return ask(f"{url}/-/ready", timeout_s=2).status == 200
-        except OSError:
-            return False
-
-    try:
-        wait_until(is_ready, 60)
-        yield url, trace
-        process.terminate()
-        process.wait(60)
-        wait_until(lambda: re.search(rf"^{process.pid} +\+\+\+ exited", trace.read_text(errors="replace"), re.MULTILINE), 10)
-    finally:
-        process.kill()
-        process.wait()
+            self._process.terminate()
+            self._process.wait(60)
+            ended = rf"^{self._process.pid} +\+\+\+ exited"
+            wait_until(lambda: re.search(ended, self.trace.read_text(errors="replace"), re.MULTILINE), 20)
+        finally:
+            self._process.kill()
+            self._process.wait()
 
 
-def test_a_node_makes_no_system_call_that_its_unit_forbids(fake: FakePyPI, shelf: Shelf, project: str, tmp_path: Path) -> None:
-    fake.publish(shelf.wheel(project, "1.0", size=300_000))
-    with watched(tmp_path, fake.index_url) as (url, trace):
-        for number in range(2):
-            installed = PIP.install(Workspace(tmp_path / f"client-{number}"), f"{url}/pypi/simple/", [project])
-            assert installed.succeeded, installed.output
-        # The root is made by a process of its own.
-        wait_until(lambda: ask(f"{url}/-/ca.pem").status == 200, 30)
-    text = trace.read_text(errors="replace")
+def assert_nothing_forbidden(node: Watched) -> None:
+    text = node.trace.read_text(errors="replace")
     made = set(re.findall(r"^\d+ +(\w+)\(", text, re.MULTILINE))
-    assert {"accept4", "fsync", "sendfile"} <= made, "the trace shows the node at work"
-    assert made - allowed() - AS_ROOT_ONLY == set()
+    assert {"accept4", "fsync", "openat"} <= made, "the trace shows the node at work"
+    assert made - allowed(node.program) - AS_ROOT_ONLY == set()
     # MemoryDenyWriteExecute: no memory that is both writable and executable, none that becomes executable.
     assert [line for line in text.splitlines() if re.search(r"mmap\(.*PROT_WRITE\|PROT_EXEC|mprotect\(.*PROT_EXEC", line)] == []
+    families = set(re.findall(r"socket\((AF_\w+)", text))
+    assert families <= {"AF_INET", "AF_INET6", "AF_UNIX"}
+
+
+def install_twice(url: str, project: str, directory: Path) -> None:
+    for number in range(2):
+        installed = PIP.install(Workspace(directory / f"client-{number}"), f"{url}/pypi/simple/", [project])
+        assert installed.succeeded, installed.output
+
+
+def test_an_edge_alone_does_nothing_that_its_unit_forbids(fake: FakePyPI, shelf: Shelf, project: str, tmp_path: Path) -> None:
+    fake.publish(shelf.wheel(project, "1.0", size=300_000))
+    with Watched("edge", tmp_path, fake.index_url) as edge:
+        install_twice(edge.url, project, tmp_path)
+        # The root is made by a process of its own.
+        wait_until(lambda: ask(f"{edge.url}/-/ca.pem").status == 200, 30)
+    assert_nothing_forbidden(edge)
+
+
+def test_an_origin_and_an_edge_that_follows_it_do_nothing_that_their_units_forbid(
+    fake: FakePyPI, shelf: Shelf, project: str, tmp_path: Path
+) -> None:
+    fake.publish(shelf.wheel(project, "1.0", size=300_000))
+    with Watched("origin", tmp_path, fake.index_url) as origin:
+        edge = Watched("edge", tmp_path, fake.index_url, "--origin", origin.url)
+        edge.command("enrol", origin.url, "-", told=origin.command("invite", "here").splitlines()[0])
+        with edge:
+            install_twice(edge.url, project, tmp_path)
+            origin.command("recall", f"pkg:pypi/{project}", "--reason", "tried out")
+            origin.command("backup", str(tmp_path / "backup"))
+    assert_nothing_forbidden(origin)
+    assert_nothing_forbidden(edge)
