@@ -198,7 +198,7 @@ class Fleet:
                 await self._catalog.seen(members)
             except Unavailable as error:
                 self._unwritten |= names
-                log.warning("how the edges stand was not written down: %s", error)
+                log.warning("how the edges stand was not written down yet: %s", error)
 
     def count(self) -> None:
         """Bring the metrics up to date."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import msgspec
 import trio
@@ -26,6 +27,12 @@ LIMIT_SETS = 32
 
 LIMIT_SHARD = 200_000
 """The most names told of one shard."""
+
+SHARDS_AT_ONCE = 16
+"""How many shards' names are read together: who asks for one that differs will ask for the next, and each reading passes all bindings."""
+
+NAMES_S = 60.0
+"""How long they are kept for that."""
 
 _PAGES, _FILES = "p.", "f."
 
@@ -50,6 +57,16 @@ class _Sums:
         return tuple(f"{each:064x}" for each in self.values)
 
 
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The names of some shards as they were at ``serial``, read at ``at`` (trio's clock)."""
+
+    match: tuple[str, ...]
+    serial: int
+    at: float
+    shards: Mapping[int, Sequence[HeldFile]]
+
+
 class Holdings:
     """Answers comparisons and gives snapshots. All may be asked at once."""
 
@@ -57,6 +74,9 @@ class Holdings:
         self._catalog = catalog
         self._registries = registries
         self._sums: OrderedDict[tuple[str, ...], _Sums] = OrderedDict()
+        self._names: _Names | None = None
+        self._reading = trio.Lock()
+        self._total: int | None = None
 
     # ---- comparing
 
@@ -64,7 +84,7 @@ class Holdings:
         """One digest over the bindings whose release matches, or the names of a shard. Raises ``Unavailable``, ``ValueError``."""
         match = tuple(sorted(set(asked.match)))
         if asked.shard is not None:
-            return await self._names(match, asked.shard, epoch)
+            return await self._names_of(match, asked.shard, epoch)
         sums = self._sums.get(match)
         if sums is None:
             sums = self._sums[match] = _Sums(match)
@@ -85,17 +105,23 @@ class Holdings:
                 sums.serial = line.serial
             await trio.lowlevel.checkpoint()
 
-    async def _names(self, match: tuple[str, ...], shard: int, epoch: str) -> Compared:
+    async def _names_of(self, match: tuple[str, ...], shard: int, epoch: str) -> Compared:
         if not 0 <= shard < SHARDS:
             raise ValueError(f"there are {SHARDS} shards, from 0 on: {shard}")
+        async with self._reading:
+            names = self._names
+            if names is None or names.match != match or shard not in names.shards or trio.current_time() - names.at > NAMES_S:
+                names = self._names = await self._read_names(match, shard)
+        return Compared(cursor=cursor_text(epoch, names.serial), files=tuple(names.shards[shard]))
+
+    async def _read_names(self, match: tuple[str, ...], first: int) -> _Names:
         serial, _ = await self._catalog.head()
-        found: list[HeldFile] = []
+        found: dict[int, list[HeldFile]] = {shard: [] for shard in range(first, min(SHARDS, first + SHARDS_AT_ONCE))}
         async for binding in self._bindings():
-            if shard_of(binding.file.key) == shard and self._matches(binding.file, match):
-                found.append(held_file(binding))
-                if len(found) >= LIMIT_SHARD:
-                    break
-        return Compared(cursor=cursor_text(epoch, serial), files=tuple(found))
+            shard = found.get(shard_of(binding.file.key))
+            if shard is not None and len(shard) < LIMIT_SHARD and self._matches(binding.file, match):
+                shard.append(held_file(binding))
+        return _Names(match, serial, trio.current_time(), found)
 
     async def _bindings(self) -> AsyncIterator[Binding]:
         after = ""
@@ -117,7 +143,9 @@ class Holdings:
         """A part of what is held, beyond ``after``: pages by key, then files by name. Raises ``Unavailable``, ``ValueError``."""
         # Before anything else is read: what changes from here on is told by the lines that follow.
         serial, last = await self._catalog.head()
-        total = sum(await self._catalog.counts())
+        if not after or self._total is None:
+            # Counting takes as long as a part does: once for all of them.
+            self._total = sum(await self._catalog.counts())
         kind, key = (_PAGES, "") if not after else (after[:2], after[2:])
         if kind not in (_PAGES, _FILES):
             raise ValueError(f"not a place in a snapshot: {after[:64]!r}")
@@ -135,7 +163,7 @@ class Holdings:
             pages=tuple(pages),
             files=tuple(held_file(binding) for binding in files),
             after=following,
-            total=total,
+            total=self._total,
         )
 
 

@@ -81,6 +81,8 @@ class Popularity:
                     # Counted with the next delivery.
                     self._seen.pop(file, None)
                     log.warning("who delivered a file was not counted: %s", error)
+                except Exception:
+                    log.exception("who delivered a file was not counted", extra={"file": file[:200]})
 
     async def count(self, edge: str, file: str) -> bool:
         """Count one delivery; whether it made the file popular. Raises ``Unavailable``."""
@@ -249,13 +251,15 @@ class Intake:
         except (NotFound, Refused) as error:
             self._count("refused" if isinstance(error, Refused) else "absent")
             log.info("an offered file is not taken: %s", error, extra={"file": wanted.key})
-        except (Unavailable, Corrupt) as error:
-            pause_s = min(LONGEST_S, FIRST_S * 2 ** min(wanted.attempts, 20))
-            attempts = wanted.attempts + 1
-            return replace(wanted, due=self._clock() + pause_s, attempts=attempts, error=str(error)[:500], dead=attempts >= DEATH)
         except ValueError as error:
             self._count("malformed")
             log.warning("an offered file cannot be taken: %s", error, extra={"file": wanted.key})
+        except Exception as error:
+            if not isinstance(error, Unavailable | Corrupt):
+                log.exception("an offered file could not be taken, and is tried again", extra={"file": wanted.key})
+            pause_s = min(LONGEST_S, FIRST_S * 2 ** min(wanted.attempts, 20))
+            attempts = wanted.attempts + 1
+            return replace(wanted, due=self._clock() + pause_s, attempts=attempts, error=str(error)[:500], dead=attempts >= DEATH)
         else:
             self._count("taken")
             await self._compare(wanted)

@@ -55,6 +55,9 @@ HOLD_S = 8.0
 
 LONGEST_HOLD_S = 60.0
 
+SOONER_S = 1.0
+"""How much sooner than the asker's patience ends it is told that there is nothing yet, so that it hears of it."""
+
 LARGE_BYTES = 64 * 1024
 """Pages beyond this are framed and coded in a worker thread."""
 
@@ -390,7 +393,7 @@ def _hold_s(request: Request) -> float:
     for preference in (request.header("prefer") or "").split(","):
         name, _, value = preference.partition("=")
         if name.strip().lower() == "wait" and value.strip().isdecimal():
-            return min(LONGEST_HOLD_S, float(value))
+            return max(SOONER_S, min(LONGEST_HOLD_S, float(value)) - SOONER_S)
     return HOLD_S
 
 

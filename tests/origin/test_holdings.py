@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Mapping
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,7 @@ from origin.api import wire
 from origin.api.wire import Comparison
 from origin.catalog import Binding, StoredAnswer
 from origin.catalog.memory import MemoryCatalog
-from origin.holdings import Holdings
+from origin.holdings import NAMES_S, Holdings
 from origin.model import Digest, File, Page, Stamp
 from origin.registries import Registry
 from origin.registries.npm import NPM
@@ -100,6 +102,23 @@ async def test_a_shards_names_are_told_in_full() -> None:
     assert {held.file.key: held.digest for held in found.files} == wanted
     assert bindings[0].file in [held.file for held in found.files]
     assert found.cursor == "e.80"
+
+
+async def test_the_names_of_shards_are_read_together_and_not_kept_for_long(autojump_clock: trio.testing.MockClock) -> None:
+    catalog, bindings = await filled(40)
+    holdings = Holdings(catalog, REGISTRIES)
+
+    async def names(shard: int) -> set[str]:
+        return {held.file.key for held in (await holdings.compare(Comparison(shard=shard), "e")).files}
+
+    assert set().union(*[await names(shard) for shard in range(wire.SHARDS)]) == {each.file.key for each in bindings}
+    more = binding("npm", "later", 99)
+    shard = wire.shard_of(more.file.key)
+    await names(shard)
+    await catalog.bind(more)
+    assert more.file.key not in await names(shard)
+    await trio.sleep(NAMES_S + 1)
+    assert more.file.key in await names(shard)
 
 
 @pytest.mark.parametrize("shard", [-1, 256])
