@@ -21,6 +21,7 @@ Reading order:
    ``holdings.py`` (what edges tell, and what they compare), ``api/server.py`` and ``api/following.py`` (the face), ``backup.py``;
    ``central.py`` and ``serve.py`` wire them.
 
-Beside them: ``settings.py``, ``node_settings.py``, ``words.py`` and ``toml_lines.py`` (what operators say, and where they said it), ``control.py`` (the socket
-through which commands reach a running node), ``terminal.py`` (how commands talk to people), ``logs.py``, ``metrics.py``, ``access.py``.
+Beside them: ``settings.py``, ``node_settings.py``, ``words.py`` and ``toml_lines.py`` (what operators say, and where they said it),
+``control.py`` (the socket through which commands reach a running node), ``terminal.py`` (how commands talk to people), ``logs.py``,
+``metrics.py``, ``access.py``.
 """
