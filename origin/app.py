@@ -182,4 +182,5 @@ def _upstream(registry: Registry, settings: RegistrySettings, upstream: Upstream
         file_limit_bytes=settings.file_limit_bytes,
         pages_at_once=settings.pages_at_once,
         files_at_once=settings.files_at_once,
+        rate_per_s=upstream.rate,
     )

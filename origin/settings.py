@@ -92,11 +92,12 @@ class UpstreamSettings(Table, frozen=True, kw_only=True):
     """How upstreams are reached. ``proxy`` is a URL and may hold credentials; ``ca`` is added to the operating system's store.
 
     ``connect_timeout_s`` bounds a connection try, ``answer_timeout_s`` the wait for the first byte of an answer,
-    ``idle_timeout_s`` the wait for the next one.
+    ``idle_timeout_s`` the wait for the next one. ``rate`` is how many requests may be sent to each of them in a second, 0 for any number.
     """
 
     proxy: str | None = None
     ca: Path | None = None
+    rate: int = 0
     connect_timeout_s: float = msgspec.field(default=2.0, name="connect_timeout")
     answer_timeout_s: float = msgspec.field(default=10.0, name="answer_timeout")
     idle_timeout_s: float = msgspec.field(default=15.0, name="idle_timeout")
@@ -166,7 +167,12 @@ RANGES: Mapping[str, Mapping[str, tuple[str | int, str | int]]] = {
         "pages_at_once": (1, 10_000),
         "files_at_once": (1, 10_000),
     },
-    "UpstreamSettings": {"connect_timeout": ("10ms", "1h"), "answer_timeout": ("10ms", "1h"), "idle_timeout": ("10ms", "1h")},
+    "UpstreamSettings": {
+        "rate": (0, 1_000_000),
+        "connect_timeout": ("10ms", "1h"),
+        "answer_timeout": ("10ms", "1h"),
+        "idle_timeout": ("10ms", "1h"),
+    },
     "LimitSettings": {
         "connections": (1, 1_000_000),
         "header": ("1kB", "16MB"),

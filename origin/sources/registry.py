@@ -22,7 +22,7 @@ import ssl
 from collections.abc import AsyncIterator, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -45,7 +45,7 @@ from .answers import Answer, Trial, file_head, number, read_page, told_digests
 from .connect import open_pool, trust
 from .failures import Failed, Label, translate
 from .lines import Line, Lines
-from .retries import ATTEMPTS, RetryBudget, pause_s, retry_after_s
+from .retries import ATTEMPTS, Rate, RetryBudget, pause_s, retry_after_s
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,14 @@ UNSENT: frozenset[Label] = frozenset({"connect", "dns"})
 SHORT_S = 0.05
 """With less time than this left to connect it is not tried again."""
 
+MEAGRE_PER_S = 5.0
+MEAGRE_BURST = 30.0
+MEAGRE_AT_ONCE = 8
+MEAGRE_CONNECT_S = 0.9
+MEAGRE_FIRST_BYTE_S = 4.0
+MEAGRE_DOUBTFUL_S = 1.5
+"""What an edge may ask a registry itself while its origin does not answer: requests a second, at first, at the same time; and seconds."""
+
 PATIENCE_S = 1.0
 """How long after a breaker may be probed its prober leaves that to a real request."""
 
@@ -107,7 +115,8 @@ class Upstream:
     """One instance's upstream, as configured. ``aliases`` are further host names that mean it; ``fresh_s`` caps the life it gives pages.
 
     ``token`` is sent as Bearer, ``username`` and ``password`` as Basic. Limits are in bytes after decompression. Sidecars (``.metadata``,
-    ``.asc``) and probes have places of their own, since they are small and a resolver waits for them.
+    ``.asc``) and probes have places of their own, since they are small and a resolver waits for them. At most ``rate_per_s`` requests go
+    there in a second, ``burst`` at once after a pause (as many as in two seconds, unless told); 0 for no limit.
     """
 
     registry: Registry
@@ -126,6 +135,31 @@ class Upstream:
     files_at_once: int = 64
     sidecars_at_once: int = 32
     relays_at_once: int = 16
+    rate_per_s: float = 0.0
+    burst: float = 0.0
+
+    def meagre(self) -> Upstream:
+        """This upstream as an edge may ask it that is cut off from its origin: a small fixed share, and within what time is left.
+
+        The origin and perhaps a sibling were asked before, and all of them together have the time that one would have had.
+        """
+        timeouts = replace(
+            self.timeouts,
+            connect_s=min(self.timeouts.connect_s, MEAGRE_CONNECT_S),
+            first_byte_s=min(self.timeouts.first_byte_s, MEAGRE_FIRST_BYTE_S),
+            doubtful_first_byte_s=min(self.timeouts.doubtful_first_byte_s, MEAGRE_DOUBTFUL_S),
+            queue_s=min(self.timeouts.queue_s, MEAGRE_FIRST_BYTE_S - MEAGRE_DOUBTFUL_S),
+        )
+        return replace(
+            self,
+            timeouts=timeouts,
+            pages_at_once=min(self.pages_at_once, MEAGRE_AT_ONCE),
+            files_at_once=min(self.files_at_once, MEAGRE_AT_ONCE),
+            sidecars_at_once=min(self.sidecars_at_once, MEAGRE_AT_ONCE),
+            relays_at_once=min(self.relays_at_once, 2),
+            rate_per_s=min(self.rate_per_s or MEAGRE_PER_S, MEAGRE_PER_S),
+            burst=MEAGRE_BURST,
+        )
 
 
 class RegistrySource:
@@ -258,7 +292,8 @@ class RegistrySource:
         link = self._links.get(registry)
         if link is None or kind not in KINDS or not link.was_tried:
             return False
-        return link.lines[kind].is_trusted(trio.current_time())
+        now = trio.current_time()
+        return now >= link.paused_until and link.lines[kind].is_trusted(now)
 
     # -- life
 
@@ -342,16 +377,18 @@ class RegistrySource:
             url = _parse(wanted.url)
             line = link.line(wanted.kind, url)
             started = trio.current_time()
-            _require_passable(line, url, started)  # rather than after having queued behind others that will be refused
+            # Rather than after having queued behind others that will be refused.
+            link.require_passable(line, url, started)
             with trio.move_on_after(timeouts.queue_s) as scope:
                 await gate.acquire()
             if scope.cancelled_caught:
                 raise Failed("busy", f"too many requests to {link.home.host} are under way")
             try:
+                await link.wait_turn(started + timeouts.queue_s)
                 now = trio.current_time()
-                _require_passable(line, url, now)
+                link.require_passable(line, url, now)
                 head_by = max(started + timeouts.first_byte_s, now + timeouts.doubtful_first_byte_s)
-                pace = _Pace(head_by, timeouts.connect_s, is_fair=head_by - now >= timeouts.first_byte_s / 2)
+                pace = _Pace(head_by, timeouts.connect_s, is_fair=head_by - now >= timeouts.first_byte_s / 2, is_paid=True)
                 async with await self._ask(link, wanted, conditions, pace) as answer:
                     yield answer
             finally:
@@ -440,6 +477,10 @@ class RegistrySource:
         permit = line.breaker.admit(started)
         if permit is None:
             raise _silent(line, url, started)
+        if pace.is_paid:
+            pace.is_paid = False
+        else:
+            link.rate.take(started)  # those who come after it wait for this one
         trial = Trial(line.breaker, permit)
         is_doubtful = permit.is_probe or link.is_doubtful(kind, line)
         patience_s = timeouts.doubtful_first_byte_s if is_doubtful else timeouts.first_byte_s
@@ -505,10 +546,11 @@ class RegistrySource:
         wait_s = retry_after_s(answer.field("retry-after"), self._clock())
         match status:
             case 429:
-                if wait_s is not None:
-                    link.line(kind, answer.url).paused_until = trio.current_time() + wait_s
+                link.pause(kind, answer.url, wait_s)
                 return Failed("http-429", f"{host} limits how often we may ask (429)", wait_s or 30)
             case 403:
+                # With a time it is a limit too: those who filter by rate answer so.
+                link.pause(kind, answer.url, wait_s)
                 return Failed("http-403", f"{host} refuses to answer us (403)", wait_s)
             case _ if 400 <= status < 500:
                 return Failed("http-4xx", f"{host} answers {status}", wait_s)
@@ -550,6 +592,8 @@ class _Link:
             root.host.lower(), _own_places(self.home, upstream.aliases), context, upstream.proxy, sum(at_once.values())
         )
         self.budget = RetryBudget()
+        self.rate = Rate(upstream.rate_per_s, upstream.burst or 2 * upstream.rate_per_s)
+        self.paused_until = -math.inf
         self.was_tried = False
         self.lines: dict[str, Lines] = {}
         for kind in KINDS:
@@ -564,6 +608,37 @@ class _Link:
     def is_doubtful(self, kind: Kind, line: Line) -> bool:
         """Whether to wait for it only briefly. When a registry's pages cannot be had, its file hosts may well be out of reach too."""
         return line.breaker.state != "closed" or (kind != "page" and self.lines["page"].state != "closed")
+
+    def pause(self, kind: Kind, url: httpx.URL, wait_s: float | None) -> None:
+        """Ask nothing for so long: of anybody, if the upstream itself says so, else of that host."""
+        if wait_s is None:
+            return
+        until = trio.current_time() + wait_s
+        if url.host.lower() in self.hosts:
+            self.paused_until = max(self.paused_until, until)
+        else:
+            self.line(kind, url).paused_until = until
+
+    def require_passable(self, line: Line, url: httpx.URL, now: float) -> None:
+        """Raise ``Unavailable`` if a request would be refused now, by what upstream asked for or by the breaker."""
+        until = max(line.paused_until, self.paused_until)
+        if now < until:
+            raise Unavailable(f"{url.host} asked us to wait", until - now)
+        if line.breaker.retry_in_s(now) > 0:
+            raise _silent(line, url, now)
+
+    async def wait_turn(self, by: float) -> None:
+        """Wait until the rate allows one request more. Raises ``Failed`` at once if that is not before ``by`` (trio's clock)."""
+        now = trio.current_time()
+        wait_s = self.rate.take(now)
+        if now + wait_s > by:
+            self.rate.give_back()
+            raise Failed("busy", f"{self.home.host} is asked as often as it may be", max(1.0, wait_s))
+        try:
+            await trio.sleep(wait_s)
+        except BaseException:  # cancelled
+            self.rate.give_back()
+            raise
 
     def require_outside(self, url: httpx.URL) -> None:
         """Behind a proxy nobody here sees what a name resolves to, but an address is one: it must be public or configured.
@@ -600,12 +675,14 @@ class _Wanted:
 class _Pace:
     """What is left of a request's time: when its first byte must be there (trio's clock), and the seconds to spend on connecting.
 
-    ``is_fair`` is False if our own queue took most of it: then silence is no evidence.
+    ``is_fair`` is False if our own queue took most of it: then silence is no evidence. ``is_paid`` says that a turn was waited for, for the
+    next request that is sent.
     """
 
     head_by: float
     connect_left_s: float
     is_fair: bool = True
+    is_paid: bool = False
 
 
 class _Chunks:
@@ -646,14 +723,6 @@ def _conditions(known: Known | None) -> Headers:
     if known is not None and known.last_modified:
         fields.append(("If-Modified-Since", known.last_modified))
     return tuple(fields)
-
-
-def _require_passable(line: Line, url: httpx.URL, now: float) -> None:
-    """Raise ``Unavailable`` if a request would be refused now, by what upstream asked for or by the breaker."""
-    if now < line.paused_until:
-        raise Unavailable(f"{url.host} asked us to wait", line.paused_until - now)
-    if line.breaker.retry_in_s(now) > 0:
-        raise _silent(line, url, now)
 
 
 def _silent(line: Line, url: httpx.URL, now: float) -> Unavailable:

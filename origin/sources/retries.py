@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import math
 import random
 
 ATTEMPTS = 3
@@ -34,6 +35,39 @@ class RetryBudget:
             return False
         self._tokens -= 1
         return True
+
+
+class Rate:
+    """How often an upstream may be asked: ``per_s`` requests a second in the long run, ``burst`` at once; 0 for any number.
+
+    A bucket that may be overdrawn: a request is told when its turn is, and what must go out at once (a redirect, a probe) makes the others
+    wait for it.
+    """
+
+    def __init__(self, per_s: float, burst: float) -> None:
+        assert per_s >= 0
+        self._per_s = per_s
+        self._burst = max(1.0, burst)
+        self._tokens = self._burst
+        self._at = -math.inf
+
+    def take(self, now: float) -> float:
+        """Take a turn; returns the seconds until it comes."""
+        if not self._per_s:
+            return 0.0
+        if self._at < now:
+            self._tokens = (
+                min(self._burst, self._tokens + (now - self._at) * self._per_s) if self._at > -math.inf else self._burst
+            )
+            self._at = now
+        self._tokens -= 1
+        # In floating point ten tenths are a little less than one.
+        return max(0.0, -self._tokens / self._per_s) if self._tokens < -1e-9 else 0.0
+
+    def give_back(self) -> None:
+        """A turn that was taken is not wanted any more."""
+        if self._per_s:
+            self._tokens = min(self._burst, self._tokens + 1)
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:

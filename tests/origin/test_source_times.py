@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,9 +14,12 @@ from trio.testing import MockClock
 
 from origin.errors import NotFound, Unavailable
 from origin.metrics import Metrics
-from origin.sources.retries import RetryBudget, pause_s, retry_after_s
+from origin.model import Entry
+from origin.registries.pypi import PyPI
+from origin.sources.registry import Upstream
+from origin.sources.retries import Rate, RetryBudget, pause_s, retry_after_s
 from tests.answering import Reply, answering
-from tests.registry_bench import NOW, PAGE, PATIENT, Bench, Names, bench, document, source_of
+from tests.registry_bench import NOW, PAGE, PATIENT, WHEEL, Bench, Names, bench, document, source_of
 
 
 @pytest.fixture
@@ -308,6 +313,113 @@ async def test_a_clean_absence_of_a_file_is_no_failure(at: Bench) -> None:
     with pytest.raises(NotFound):
         await at.download()
     assert at.failures() == {}
+
+
+# ---- how often
+
+
+async def test_requests_wait_for_their_turn_and_no_longer_than_for_a_place(mock_clock: MockClock) -> None:
+    async with bench(PATIENT, rate_per_s=2, burst=2) as at:
+        at.page_answers(document())
+        for _ in range(2):
+            await at.fetch()
+        took: list[float] = []
+
+        async def ask() -> None:
+            await at.fetch()
+            took.append(trio.current_time())
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(ask)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert took == []
+            for _ in range(3):
+                mock_clock.jump(0.5)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+        assert len(took) == 3
+        assert [later - earlier for earlier, later in itertools.pairwise(took)] == pytest.approx([0.5, 0.5])
+
+
+async def test_who_would_wait_too_long_for_a_turn_is_told_when_it_comes(mock_clock: MockClock) -> None:
+    async with bench(replace(PATIENT, queue_s=1), rate_per_s=0.1, burst=1) as at:
+        at.page_answers(document())
+        await at.fetch()
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="as often as it may be") as caught:
+                await at.fetch()
+            assert caught.value.retry_after_s == 10
+        assert at.failures() == {"busy": 3}
+        assert at.source.available("pypi", "page"), "that is nothing against upstream"
+        mock_clock.jump(10)
+        await at.fetch()
+
+
+async def test_retries_and_redirects_are_paid_by_those_who_come_later(mock_clock: MockClock) -> None:
+    async with bench(replace(PATIENT, queue_s=0.1), rate_per_s=1, burst=2) as at:
+        at.upstream.answers["/simple/six/"] = Reply(302, fields={"Location": "/simple/seven/"})
+        at.upstream.answers["/simple/seven/"] = document()
+        await at.fetch()
+        assert len(at.upstream.asked) == 2
+        with pytest.raises(Unavailable, match="as often as it may be"):
+            await at.fetch()
+
+
+async def test_a_turn_that_is_not_taken_is_given_back(mock_clock: MockClock) -> None:
+    async with bench(PATIENT, rate_per_s=1, burst=1) as at:
+        at.page_answers(document())
+        await at.fetch()
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                for _ in range(5):
+                    nursery.start_soon(at.fetch)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                scope.cancel()
+        mock_clock.jump(1)
+        with trio.fail_after(1):
+            await at.fetch()
+
+
+@pytest.mark.parametrize("status", [429, 403])
+async def test_an_upstream_that_says_when_is_asked_nothing_at_all_before(status: int, at: Bench) -> None:
+    at.page_answers(Reply(status, fields={"Retry-After": "60"}))
+    at.file_answers(Reply(200, b"wheel"))
+    with pytest.raises(Unavailable):
+        await at.fetch()
+    for call in (at.fetch, at.download):
+        with pytest.raises(Unavailable, match="asked us to wait"):
+            await call()
+    assert len(at.upstream.asked) == 1
+    assert not at.source.available("pypi", "page")
+    assert not at.source.available("pypi", "file")
+
+
+async def test_another_host_that_limits_us_stops_its_own_files_only(at: Bench) -> None:
+    async with answering("localhost") as other:
+        other.answers["/six.whl"] = Reply(429, fields={"Retry-After": "60"})
+        at.page_answers(document())
+        with pytest.raises(Unavailable):
+            async with at.source.file(WHEEL, Entry(WHEEL, f"http://localhost:{other.port}/six.whl")):
+                pytest.fail("nothing can be opened")
+        await at.fetch()
+
+
+def test_the_share_of_an_edge_that_is_cut_off_is_small_whatever_was_configured() -> None:
+    upstream = Upstream(registry=PyPI("pypi", "http://pypi.test/"), rate_per_s=100, pages_at_once=4).meagre()
+    assert (upstream.rate_per_s, upstream.pages_at_once, upstream.files_at_once) == (5, 4, 8)
+    assert (upstream.timeouts.connect_s, upstream.timeouts.first_byte_s) == (0.9, 4.0)
+    assert Upstream(registry=upstream.registry).meagre().rate_per_s == 5
+    assert Upstream(registry=upstream.registry, rate_per_s=1).meagre().rate_per_s == 1
+
+
+def test_a_rate_lets_a_burst_pass_and_then_so_many_a_second() -> None:
+    rate = Rate(2, 3)
+    assert [rate.take(10.0) for _ in range(5)] == pytest.approx([0, 0, 0, 0.5, 1.0])
+    rate.give_back()
+    assert rate.take(10.0) == pytest.approx(1.0)
+    assert rate.take(11.0) == pytest.approx(0.5)
+    assert [rate.take(100.0) for _ in range(4)] == pytest.approx([0, 0, 0, 0.5])
+    assert [Rate(0, 0).take(1.0) for _ in range(100)] == [0.0] * 100
 
 
 # ---- asking again, purely
