@@ -84,7 +84,8 @@ class Ledger:
     """The catalogue's ledger, as it is announced. Made by ``open``; ``run`` must run for news to be told.
 
     ``head`` is the serial of the last line that was announced, ``hash`` that line's; lines beyond it are there, but come with the next
-    announcement, so that all who wait are given the same. ``verdicts`` is the revision of the policy in force.
+    announcement, so that all who wait are given the same. ``verdicts`` is the revision of the policy in force. ``waiting`` is how many
+    wait for news; whoever lets them wait elsewhere than in ``wait_beyond`` counts them in.
     """
 
     def __init__(
@@ -100,13 +101,14 @@ class Ledger:
         self.epoch = epoch
         self.head, self.hash = head
         self.verdicts = verdicts
+        self.waiting = 0
         self._catalog = catalog
         self._signer = signer
         self._clock = clock
         self._floor = floor
         self._news = trio.Event()
         self._moved = trio.Event()
-        self._waiting = 0
+        self._moves = 0
         self._written = -1
         # What was made since the last announcement, by serial and limit, and what is being made.
         self._made: dict[tuple[int, int], bytes] = {}
@@ -130,17 +132,12 @@ class Ledger:
         return ledger
 
     def __repr__(self) -> str:
-        return f"<Ledger {self.cursor} verdicts {self.verdicts}, {self._waiting} waiting>"
+        return f"<Ledger {self.cursor} verdicts {self.verdicts}, {self.waiting} waiting>"
 
     @property
     def cursor(self) -> str:
         """Where somebody who knows everything that was announced follows from."""
         return cursor_text(self.epoch, self.head)
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for news."""
-        return self._waiting
 
     # ---- news
 
@@ -163,6 +160,7 @@ class Ledger:
 
     def _wake(self) -> None:
         self._forget_made()
+        self._moves += 1
         self._moved.set()
         self._moved = trio.Event()
 
@@ -187,7 +185,7 @@ class Ledger:
                 log.warning("new lines cannot be announced yet: %s", error)
                 self._news.set()
                 await trio.sleep(AGAIN_S)
-            await trio.sleep(min(GATHER_MOST_S, max(GATHER_S, self._waiting * GATHER_S_PER_WAITER)))
+            await trio.sleep(min(GATHER_MOST_S, max(GATHER_S, self.waiting * GATHER_S_PER_WAITER)))
 
     async def _vouch(self) -> None:
         while True:
@@ -204,6 +202,12 @@ class Ledger:
             await self._catalog.remember(CHECKPOINT, msgspec.json.encode(self._checkpoint(serial, self.hash)).decode())
             self._written = serial
 
+    async def wait_moved(self, moves: int) -> int:
+        """Wait until lines were announced, or the verdicts changed, more than ``moves`` times; how often they have."""
+        while self._moves <= moves:
+            await self._moved.wait()
+        return self._moves
+
     # ---- batches
 
     async def wait_beyond(self, cursor: str, verdicts: int, timeout_s: float) -> None:
@@ -213,14 +217,18 @@ class Ledger:
         """
         after = self._serial(cursor)
         await trio.lowlevel.checkpoint()
-        self._waiting += 1
+        self.waiting += 1
         try:
             with trio.move_on_after(max(0.0, timeout_s)):
                 # Whoever was ahead of us followed a ledger that is no more, and must learn of it.
                 while self.head == after and self.verdicts == verdicts:
                     await self._moved.wait()
         finally:
-            self._waiting -= 1
+            self.waiting -= 1
+
+    def made(self, after: int, limit: int) -> bytes | None:
+        """What ``batch`` would give of the lines after this serial, if it was made for somebody already."""
+        return self._made.get((after, max(1, min(limit, LINES))))
 
     async def batch(self, cursor: str, limit: int = LINES) -> bytes:
         """The lines beyond ``cursor``, ``limit`` or ``LINES`` at most, framed and vouched for: made once for all who ask for the same.
@@ -229,6 +237,9 @@ class Ledger:
         where the ledger ends, signed: the follower finds out. Raises as ``wait_beyond`` does, and ``Unavailable``.
         """
         after, limit = self._serial(cursor), max(1, min(limit, LINES))
+        if after > self.head:
+            # Perhaps lines are there that were not announced yet: a snapshot's cursor is where the catalogue ended when it was read.
+            await self.announce()
         while (after, limit) not in self._made:
             making = self._making.get((after, limit))
             if making is None:

@@ -330,6 +330,17 @@ def digest_bytes(text: str) -> bytes:
     return bytes.fromhex(digest_of(text).value)
 
 
+async def test_who_read_the_catalogue_before_its_lines_were_announced_follows_from_there() -> None:
+    catalog = MemoryCatalog()
+    ledger = await opened(catalog)
+    await write(catalog, 3)
+    serial, chain = await catalog.head()
+    assert ledger.head == 0
+    batch, records = await read(ledger, wire.cursor_text(ledger.epoch, serial))
+    assert checked(batch, records, chain, KEY, serial) == chain
+    assert (records, batch.head, ledger.head) == ([], 3, 3)
+
+
 async def test_a_ledger_that_goes_on_from_something_else_is_forked() -> None:
     ours, theirs = MemoryCatalog(), MemoryCatalog()
     await write(ours, 3)
