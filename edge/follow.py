@@ -64,7 +64,7 @@ class Follower:
         wanting = Wanting(asked, kinds)
         self._standing = Standing(metrics)
         self._lease = Lease(asked.lease_s, asked.lapsed == "refuse", keeper, facts, metrics, clock)
-        self._policy = Policy(central, keeper, facts, self._lease, metrics)
+        self._policy = Policy(central, keeper, facts, self._lease, metrics, self._lifted)
         self._bringing = Bringing(keeper, catalog, self._standing, budget, metrics, clock, asked.at_once)
         self._acknowledging = Acknowledging(central, self._policy, catalog, self._standing, metrics, clock, release())
         self._shipping = Shipping(central, catalog, keeper, facts, wanting, self._standing)
@@ -115,7 +115,11 @@ class Follower:
         self._bringing.told(applied.fresh)
         self._acknowledging.due(applied.cursor)
         if applied.is_snapshot:
-            self._comparing.soon()
+            self._comparing.soon(anyway=False)
+
+    def _lifted(self) -> None:
+        # What was refused to us while it was forbidden is missing here.
+        self._comparing.soon()
 
     async def status(self) -> dict[str, object]:
         """How we stand with the origin, for an operator."""

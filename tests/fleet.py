@@ -31,6 +31,9 @@ SOON_S = 5.0
 class Origin(OriginProcess):
     """An origin before ``upstreams`` (kind to URL; others refuse)."""
 
+    host = "127.0.0.1"
+    """What it listens on."""
+
     def __init__(self, directory: Path, upstreams: Mapping[str, str], *, top: str = "", data: Path | None = None) -> None:
         self.upstreams = dict(upstreams)
         self.clock = directory / "clock"
@@ -44,7 +47,7 @@ class Origin(OriginProcess):
             self._process = subprocess.Popen(
                 [
                     *[sys.executable, "-m", "tests.ageing", str(self.clock), "origin"],
-                    *["serve", *self._options(), "--listen", f"127.0.0.1:{self.port}"],
+                    *["serve", *self._options(), "--listen", f"{self.host}:{self.port}"],
                 ],
                 cwd=ROOT,
                 env=self._environment(),

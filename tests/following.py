@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,11 +17,16 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from edge.enrolment import Identity
+from edge.follow import Follower
+from edge.following.bringing import Budget
+from edge.settings import ReplicateSettings
 from origin.api import wire
 from origin.catalog import Binding, StoredAnswer
 from origin.catalog.memory import MemoryCatalog
 from origin.errors import Unavailable
 from origin.feed import CursorGone, Ledger, new_epoch
+from origin.metrics import Metrics, total
 from origin.model import Change, Digest, File, Headers, Page, Stamp
 from origin.policy.purls import purl_of
 from tests.scripted import now
@@ -281,3 +287,80 @@ async def soon(true: Callable[[], object], timeout_s: float = 60.0) -> float:
         while not true():  # noqa: ASYNC110 -- what is waited for tells nobody, and the clock is a mock
             await trio.sleep(0.01)
     return trio.current_time() - began
+
+
+ALL = ReplicateSettings(mode="all")
+NONE = ReplicateSettings(mode="none")
+POPULAR = ReplicateSettings()
+
+
+@dataclass
+class Edge:
+    """An edge's own side. ``run`` is its life; everything but the catalogue is gone with it."""
+
+    origin: Origin
+    asked: ReplicateSettings = ALL
+    catalog: MemoryCatalog = field(default_factory=MemoryCatalog)
+    metrics: Metrics = field(default_factory=Metrics)
+    held_bytes: float = 0
+
+    def __post_init__(self) -> None:
+        self.keeper = Keeper(self.catalog)
+
+    @asynccontextmanager
+    async def run(self, *, keeper: Keeper | None = None) -> AsyncIterator[Follower]:
+        self.metrics = Metrics()
+        self.keeper = keeper or Keeper(self.catalog)
+        identity = Identity(
+            url="https://origin.test",
+            pin="00" * 32,
+            edge="a",
+            secret="s",
+            deployment="d",
+            key=self.origin.public_key,
+            fleet="Zm9v",
+        )
+        budget = Budget(self.asked.limit_bytes, lambda: self.held_bytes, lambda: True)
+        follower = Follower(identity, self.origin, self.asked, self.keeper, KINDS, self.catalog, budget, self.metrics, now)
+        self.origin.noticed = follower.noticed
+        await follower.begin()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(follower.run)
+            yield follower
+            nursery.cancel_scope.cancel()
+
+    async def hold(self, project: str, fresh_s: float = 600) -> Page:
+        page = Page("pypi", project)
+        await self.catalog.publish(
+            StoredAnswer(page, 200, b"{}", "application/json", Stamp(now() + fresh_s, now() + 9000), now())
+        )
+        return page
+
+    async def is_fresh(self, page: Page) -> bool:
+        held = await self.catalog.answer(page)
+        return held is not None and held.stamp.fresh_until > now()
+
+    def count(self, name: str) -> float:
+        return total(getattr(self.metrics, name))
+
+
+@asynccontextmanager
+async def following(origin: Origin | None = None) -> AsyncIterator[Origin]:
+    """An origin that runs."""
+    origin = origin or Origin()
+    await origin.open()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(origin.run)
+        yield origin
+        nursery.cancel_scope.cancel()
+
+
+def once(error: Exception) -> Callable[[str], None]:
+    """Trouble with the next question for changes, and none afterwards."""
+    left = [error]
+
+    def trouble(what: str) -> None:
+        if what == "changes" and left:
+            raise left.pop()
+
+    return trouble

@@ -77,11 +77,15 @@ class Comparing:
         self._clock = clock
         self._every_s = every_s
         self._soon = trio.Event()
+        self._anyway = False
         self._look = 0
         self._known: tuple[str, str] | None = None
 
-    def soon(self) -> None:
-        """A snapshot was taken in: if we had followed before, the origin may have lost what it once told of."""
+    def soon(self, *, anyway: bool = True) -> None:
+        """Compare before the time: ``anyway``, or only if a snapshot had to be taken in after we had followed already. Then the origin may
+        have lost what it once told of.
+        """
+        self._anyway = self._anyway or anyway
         self._soon.set()
 
     async def run(self) -> None:
@@ -95,7 +99,8 @@ class Comparing:
             at = trio.current_time() + jittered(self._every_s, random.random)
             try:
                 has_lost = await self._facts.get("lost", bool) or False
-                if not has_lost and (self._wanting.match is None or not waiting.cancelled_caught):
+                is_due, self._anyway = waiting.cancelled_caught or self._anyway, False
+                if not has_lost and (self._wanting.match is None or not is_due):
                     continue
                 # Not all edges at once after a restore.
                 await trio.sleep(jittered(SOON_S, random.random))

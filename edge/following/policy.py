@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Callable
 
 import trio
 
@@ -31,10 +32,18 @@ class Policy:
 
     ``noticed`` may be called with every revision that any answer names: a new one is fetched by ``run``, without waiting for the feed.
     Verdicts of the same ledger's epoch never go back: an origin that has fewer is a copy of an older one, and is not obeyed. A restored
-    origin has a new epoch, and what it then says holds, even if that is less.
+    origin has a new epoch, and what it then says holds, even if that is less. ``lifted`` is called when something is forbidden no more.
     """
 
-    def __init__(self, central: Central, keeper: Keeper, facts: Facts, lease: Lease, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        central: Central,
+        keeper: Keeper,
+        facts: Facts,
+        lease: Lease,
+        metrics: Metrics,
+        lifted: Callable[[], None] = lambda: None,
+    ) -> None:
         self.in_force = wire.Verdicts()
         self.vouched = 0
         self.trouble = ""
@@ -42,6 +51,7 @@ class Policy:
         self._keeper = keeper
         self._facts = facts
         self._lease = lease
+        self._lifted = lifted
         self._metrics = metrics
         self._epoch = ""
         self._durable: InForce | None = None
@@ -114,7 +124,7 @@ class Policy:
                 f"the origin's verdicts went back from revision {self.revision} to {found.revision}; those in force here stay"
             )
         self._ignored = -1
-        changed = found != self.in_force
+        before = self.in_force
         # In force first: what is refused must not wait for a disk.
         self._put(found)
         self._epoch = epoch
@@ -124,10 +134,12 @@ class Policy:
             self._durable = known
         self._vouch()
         self._lease.contact(asked_at)
-        if changed:
+        if found != before:
             log.info("verdicts in force: %d", found.revision, extra={"rules": len(found.rules), "recalls": len(found.recalls)})
         self._applied.set()
         self._applied = trio.Event()
+        if any(rule not in found.rules for rule in before.rules) or any(each not in found.recalls for each in before.recalls):
+            self._lifted()
 
     def _put(self, verdicts: wire.Verdicts) -> None:
         self.in_force = verdicts

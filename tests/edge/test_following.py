@@ -2,98 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from edge.enrolment import Identity
-from edge.follow import Follower
-from edge.following.bringing import Budget
-from edge.settings import ReplicateSettings
 from origin.api import wire
-from origin.catalog import StoredAnswer
-from origin.catalog.memory import MemoryCatalog
 from origin.errors import Unavailable
-from origin.metrics import Metrics, total
-from origin.model import Change, Page, Stamp
-from tests.following import KINDS, Keeper, Origin, file, soon
-from tests.scripted import now
+from origin.model import Change
+from tests.following import NONE, POPULAR, Edge, Keeper, file, following, once, soon
 
 
 @pytest.fixture
 def clock() -> MockClock:
     return MockClock(autojump_threshold=0)
-
-
-ALL = ReplicateSettings(mode="all")
-NONE = ReplicateSettings(mode="none")
-POPULAR = ReplicateSettings()
-
-
-@dataclass
-class Edge:
-    """An edge's own side. ``run`` is its life; everything but the catalogue is gone with it."""
-
-    origin: Origin
-    asked: ReplicateSettings = ALL
-    catalog: MemoryCatalog = field(default_factory=MemoryCatalog)
-    metrics: Metrics = field(default_factory=Metrics)
-    held_bytes: float = 0
-
-    def __post_init__(self) -> None:
-        self.keeper = Keeper(self.catalog)
-
-    @asynccontextmanager
-    async def run(self, *, keeper: Keeper | None = None) -> AsyncIterator[Follower]:
-        self.metrics = Metrics()
-        self.keeper = keeper or Keeper(self.catalog)
-        identity = Identity(
-            url="https://origin.test",
-            pin="00" * 32,
-            edge="a",
-            secret="s",
-            deployment="d",
-            key=self.origin.public_key,
-            fleet="Zm9v",
-        )
-        budget = Budget(self.asked.limit_bytes, lambda: self.held_bytes, lambda: True)
-        follower = Follower(identity, self.origin, self.asked, self.keeper, KINDS, self.catalog, budget, self.metrics, now)
-        self.origin.noticed = follower.noticed
-        await follower.begin()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(follower.run)
-            yield follower
-            nursery.cancel_scope.cancel()
-
-    async def hold(self, project: str, fresh_s: float = 600) -> Page:
-        page = Page("pypi", project)
-        await self.catalog.publish(
-            StoredAnswer(page, 200, b"{}", "application/json", Stamp(now() + fresh_s, now() + 9000), now())
-        )
-        return page
-
-    async def is_fresh(self, page: Page) -> bool:
-        held = await self.catalog.answer(page)
-        return held is not None and held.stamp.fresh_until > now()
-
-    def count(self, name: str) -> float:
-        return total(getattr(self.metrics, name))
-
-
-@asynccontextmanager
-async def following(origin: Origin | None = None) -> AsyncIterator[Origin]:
-    """An origin that runs."""
-    origin = origin or Origin()
-    await origin.open()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(origin.run)
-        yield origin
-        nursery.cancel_scope.cancel()
 
 
 # ---- the feed
@@ -250,7 +172,7 @@ async def test_a_recall_is_in_force_before_the_lines_that_come_with_it_and_then_
             assert edge.count("verdicts_revision") == 1
 
 
-async def test_a_recall_that_only_an_answers_header_tells_of_is_fetched_at_once(clock: MockClock) -> None:
+async def test_a_recall_that_only_an_answers_header_tells_of_is_fetched_atonce(clock: MockClock) -> None:
     async with following() as origin:
         edge = Edge(origin)
         async with edge.run() as follower:
@@ -329,7 +251,7 @@ async def test_verdicts_do_not_go_back_within_an_epoch(clock: MockClock) -> None
 # ---- a ledger that is not the one it was
 
 
-async def test_a_ledger_that_was_rolled_back_is_not_followed_and_told_of_once(clock: MockClock) -> None:
+async def test_a_ledger_that_was_rolled_back_is_not_followed_and_told_ofonce(clock: MockClock) -> None:
     async with following() as origin:
         edge = Edge(origin)
         await origin.recall("pkg:pypi/evil")
@@ -341,7 +263,7 @@ async def test_a_ledger_that_was_rolled_back_is_not_followed_and_told_of_once(cl
             epoch = origin.ledger.epoch
             await origin.open()
             assert origin.ledger.epoch == epoch
-            origin.trouble = _once(Unavailable("it was restarted"))
+            origin.trouble = once(Unavailable("it was restarted"))
             await soon(lambda: edge.count("feed_diverged"))
             await trio.sleep(600)
             events = [event for event in await edge.catalog.events() if event.kind == "feed-diverged"]
@@ -387,7 +309,7 @@ async def test_after_a_restore_what_is_here_stays_and_what_the_origin_lost_is_of
 
             origin.catalog._bindings, origin.catalog._lines, origin.policy = backup
             await origin.restore()
-            origin.trouble = _once(Unavailable("it was restarted"))
+            origin.trouble = once(Unavailable("it was restarted"))
             await origin.bind(file("eight"))
             await soon(lambda: file("eight").key in edge.keeper.kept)
             await soon(lambda: origin.offered)
@@ -397,13 +319,3 @@ async def test_after_a_restore_what_is_here_stays_and_what_the_origin_lost_is_of
             assert edge.keeper.central.revision == 2, "a restored origin's word counts, even if it is less"
             await soon(lambda: origin.acknowledged[-1].cursor == origin.ledger.cursor)
             assert "diverged" not in await follower.status()
-
-
-def _once(error: Exception) -> Callable[[str], None]:
-    left = [error]
-
-    def trouble(what: str) -> None:
-        if what == "changes" and left:
-            raise left.pop()
-
-    return trouble
