@@ -69,6 +69,7 @@ def test_every_commented_line_of_the_origins_example_is_accepted_too(tmp_path: P
     settings = load_origin({"config": str(whole(DEPLOY / "origin.toml", tmp_path))}, {}).settings
     assert settings.server.public_urls == ("https://origin.company.test:9090",)
     assert (settings.fleet.lease_s, settings.fleet.popular) == (3600, 2)
+    assert settings.upstream.rate == 50
     assert len(settings.rules) == 1
 
 
