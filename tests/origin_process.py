@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import http.client
 import json
 import ssl
@@ -210,8 +209,3 @@ class Node:
 
     def acknowledge(self, cursor: str, verdicts: int) -> Reply:
         return self.tell("acknowledgements", wire.Acknowledgement(cursor=cursor, verdicts=verdicts))
-
-
-def sha256(content: bytes) -> str:
-    """A digest in hex."""
-    return hashlib.sha256(content).hexdigest()

@@ -23,8 +23,8 @@ from origin.model import Change, File, Page
 from origin.registries.pypi import PyPI
 from tests.fakes import FakePyPI
 from tests.harness import Rule, send_raw, wait_until
-from tests.origin_process import Node, OriginProcess, sha256
-from tests.wheels import Distribution, Shelf
+from tests.origin_process import Node, OriginProcess
+from tests.wheels import MB, Distribution, Shelf
 
 pytestmark = pytest.mark.usefixtures("well_behaved")
 
@@ -319,10 +319,19 @@ def test_a_second_origin_on_the_same_directory_says_so(origin: OriginProcess, fa
     assert (done.returncode, f"in use by process {origin.pid}" in done.stderr) == (1, True)
 
 
-def test_a_second_signal_ends_it_at_once(origin: OriginProcess) -> None:
-    assert sha256(b"") and origin.pid
+def test_a_second_signal_ends_it_at_once(origin: OriginProcess, fake: FakePyPI, shelf: Shelf, project: str) -> None:
+    one = shelf.wheel(project, "1.0", size=30 * MB)
+    fake.publish(one)
+    node = origin.enrolled("berlin")
+    assert node.enrolled is not None
     process = origin._process
     assert isinstance(process, subprocess.Popen)
-    process.send_signal(signal.SIGINT)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 0
+    with contextlib.closing(node.connect()) as connection:
+        connection.request("GET", wire.file_path(file_of(one)), headers={"Authorization": f"Bearer {node.enrolled.secret}"})
+        # Nobody reads on: the origin would wait for that.
+        assert connection.getresponse().status == 200
+        process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "draining" in origin.log_tail())
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
