@@ -34,9 +34,9 @@ from origin.registries import Registry
 from origin.service import Service
 from origin.settings import SettingsError, default_data
 from origin.sources.addresses import WEB_PORTS
-from origin.sources.link import CONNECT_S, Link
-from origin.sources.remote import RemoteSource
-from origin.sources.sibling import SiblingSource
+from origin.sources.link import Link, connect_share_s
+from origin.sources.remote import DIRECT_PATIENCE_S, PATIENCE_S, RemoteSource
+from origin.sources.sibling import SIBLING_PATIENCE_S, SiblingSource
 from origin.sources.tunnels import Dialler, NextProxy, Reach, is_local
 from origin.tokens import sibling, sibling_token
 from origin.watch import watch_rules
@@ -209,8 +209,9 @@ class _Fleet:
         if identity is None or settings.origin is None:
             return registries_alone(makings)
         clock, names = makings.clock, makings.registries.keys()
+        share_s = connect_share_s(1 + len(settings.siblings), direct=settings.direct)
 
-        def link(url: str, pin: bytes | None, token: Callable[[], str], connect_s: float = CONNECT_S) -> Link:
+        def link(url: str, pin: bytes | None, token: Callable[[], str], connect_s: float = share_s) -> Link:
             return Link(
                 url,
                 pin,
@@ -229,9 +230,13 @@ class _Fleet:
         asked = link(settings.origin, identity.pinned, lambda: identity.secret)
         # Following has connections of its own: a recall never waits for a package.
         self._links = [link(settings.origin, identity.pinned, lambda: identity.secret, FOLLOWING_CONNECT_S), asked]
-        found: list[RunningSource] = [RemoteSource(asked, names, clock=clock)]
-        found += [SiblingSource(link(url, None, shown), names, clock=clock) for url in settings.siblings]
-        return [*found, makings.direct()] if settings.direct else found
+        origin = RemoteSource(asked, names, clock=clock, patience_s=DIRECT_PATIENCE_S if settings.direct else PATIENCE_S)
+        # Whoever follows is the first to hear that it is back.
+        self._links[0].on_heard = origin.heard
+        siblings = [
+            SiblingSource(link(url, None, shown), names, clock=clock, patience_s=SIBLING_PATIENCE_S) for url in settings.siblings
+        ]
+        return [origin, *siblings, *([makings.meagre()] if settings.direct else [])]
 
     async def follower(self, node: Node) -> Follower | None:
         """Who follows the origin, with what was known at the last contact in force already; None for an edge alone."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, Protocol
@@ -41,7 +42,9 @@ class RunningSource(Source, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Makings:
-    """What a node's sources are made of. ``direct`` makes the one that asks the registries themselves."""
+    """What a node's sources are made of. ``direct`` makes the one that asks the registries themselves, ``meagre`` the same for a node that
+    does so only while its origin does not answer.
+    """
 
     registries: Mapping[str, Registry]
     catalog: Catalog
@@ -49,6 +52,7 @@ class Makings:
     clock: Clock
     deployment: str
     direct: Callable[[], RegistrySource]
+    meagre: Callable[[], RegistrySource]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +106,10 @@ async def open_node(
                 deployment = secrets.token_hex(8)
                 await catalog.remember("deployment", deployment)
 
-            def direct() -> RegistrySource:
+            def direct(*, meagre: bool = False) -> RegistrySource:
+                asked = {name: _upstream(rules_of[name], s, upstream) for name, s in registries.items()}
                 return RegistrySource(
-                    {name: _upstream(rules_of[name], s, upstream) for name, s in registries.items()},
+                    {name: each.meagre() for name, each in asked.items()} if meagre else asked,
                     clock=clock,
                     metrics=metrics,
                     user_agent=f"leeward/{release()}",
@@ -114,7 +119,7 @@ async def open_node(
             async with open_flights(metrics) as flights, trio.open_nursery() as nursery:
                 asked: Sequence[RunningSource] = ()
                 if connected:
-                    asked = sources(Makings(rules_of, catalog, metrics, clock, deployment, direct))
+                    asked = sources(Makings(rules_of, catalog, metrics, clock, deployment, direct, partial(direct, meagre=True)))
                     for source in asked:
                         await nursery.start(source.run)
                 since = {name: await _upstream_since(catalog, name, s.upstream, clock) for name, s in registries.items()}

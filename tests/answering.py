@@ -43,12 +43,15 @@ type Answers = Reply | list[Reply] | Callable[[Asked], Reply]
 
 
 class Answering:
-    """The upstream. ``answers`` maps a path to its reply, a list to be used up (the last stays), or a function; else 404."""
+    """The upstream. ``answers`` maps a path to its reply, a list to be used up (the last stays), or a function; else 404. ``delays`` holds
+    the answer of a path back for so many seconds.
+    """
 
     def __init__(self, scheme: str, host: str, port: int) -> None:
         self.url = f"{scheme}://{host}:{port}/"
         self.port = port
         self.answers: dict[str, Answers] = {}
+        self.delays: dict[str, float] = {}
         self.asked: list[Asked] = []
         self.connections = 0
         self._news = trio.lowlevel.ParkingLot()
@@ -83,6 +86,7 @@ class Answering:
                     asked, buffer = replace(asked, body=buffer[:length]), buffer[length:]
                     self.asked.append(asked)
                     self._news.unpark_all()
+                    await trio.sleep(self.delays.get(asked.target, 0))
                     if not await _send(stream, asked, self._reply(asked)):
                         return
         except (trio.BrokenResourceError, trio.ClosedResourceError):

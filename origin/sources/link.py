@@ -33,6 +33,9 @@ from .failures import Failed, PinRefused, translate
 CONNECT_S = 0.9
 """How long a connection and its handshake may take: what is asked after this node has as long again, within the two seconds of all."""
 
+UNREACHABLE_S = 1.9
+"""In which time all sources together must be found to be out of reach."""
+
 IDLE_S = 60.0
 """How long an idle connection is kept."""
 
@@ -239,6 +242,11 @@ class Link:
         with trio.move_on_after(2, shield=True):
             await self._pool.aclose()
             await self._fresh.aclose()
+
+
+def connect_share_s(nodes: int, *, direct: bool) -> float:
+    """How long each of so many nodes may be connected to, where the registries are asked after them (``direct``) or nobody is."""
+    return min(CONNECT_S, (UNREACHABLE_S - CONNECT_S * direct) / max(1, nodes))
 
 
 def pin_of(certificate: bytes) -> bytes:

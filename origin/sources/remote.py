@@ -45,6 +45,9 @@ KINDS: tuple[Kind, ...] = ("page", "file")
 PATIENCE_S = 30.0
 """How long a node that is at work is waited for, unless told otherwise."""
 
+DIRECT_PATIENCE_S = 4.0
+"""The same where the registries are asked afterwards: all sources together keep within ten seconds."""
+
 LATE_S = 1.0
 """An answer that has not come by then makes somebody knock …"""
 
@@ -161,8 +164,7 @@ class RemoteSource:
         self._hastened = trio.Event()
         self._knocked_at = -KNOCK_AGAIN_S
         self._was_tried = False
-        self._before = link.on_heard
-        link.on_heard = self._heard
+        link.on_heard = self.heard
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._link.host}>"
@@ -322,14 +324,17 @@ class RemoteSource:
         nursery.start_soon(self._probe)
         nursery.start_soon(self._mind)
         if not await self._knock():
-            self._open()
+            self._give_up()
         self._was_tried = True
 
-    def _open(self) -> None:
+    def _give_up(self) -> None:
+        """Nobody is there: whoever waits need not."""
         now = trio.current_time()
         for line in self._lines.values():
             if line.breaker.state == "closed":
                 line.breaker.open(now)
+        for watch in self._watches:
+            watch.end()
 
     async def _knock(self) -> bool:
         """Whether anybody answers."""
@@ -357,9 +362,7 @@ class RemoteSource:
                 for line in self._lines.values():
                     line.breaker.hear()
                 continue
-            self._open()
-            for watch in self._watches:
-                watch.end()
+            self._give_up()
 
     async def _probe(self) -> None:
         """Knock while a breaker is open: when it may be probed and nobody asks for something, and when somebody was heard elsewhere."""
@@ -392,9 +395,8 @@ class RemoteSource:
                 elif permit is not None:
                     line.breaker.fail(permit, trio.current_time())
 
-    def _heard(self) -> None:
-        """Anything came from there, for whoever asked."""
-        self._before()
+    def heard(self) -> None:
+        """Anything came from there, over this link or another: it is worth asking again."""
         if self._opened.is_set():
             self._hastened.set()
 

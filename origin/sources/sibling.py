@@ -16,6 +16,9 @@ from .answers import Answer
 from .failures import Failed
 from .remote import Kind, RemoteSource
 
+SIBLING_PATIENCE_S = 2.0
+"""How long a sibling is waited for: it asks nobody."""
+
 
 class SiblingSource(RemoteSource):
     """A ``Source`` over another edge. Its link authenticates by the key that the fleet shares."""
