@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from . import catalogue, hot, memory, outage, packument, stampede
+from . import catalogue, fleet, hot, memory, outage, packument, stampede
 
 
 def main() -> int:
@@ -17,19 +17,23 @@ def main() -> int:
         metavar="WHAT",
         help="hot (default): pages, 304, wheels beside nginx; stampede: 100 clients on one cold wheel; "
         "memory: 1,000 slow readers, a listing of 20,000 files; outage: pip while the registry is down; "
-        "packument: 100 clients on a cold packument of 50 MB; catalogue: 1,000,000 releases beside 1,000; all",
+        "packument: 100 clients on a cold packument of 50 MB; catalogue: 1,000,000 releases beside 1,000; "
+        "fleet: up to 1,000 edges that follow one origin; all",
     )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default %(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=1.0, help="seconds for each measurement of a round (default %(default)s)"
+        "--seconds", type=float, help=f"seconds for each measurement (default: 1 in a round of hot, {fleet.SECONDS:g} of fleet)"
     )
+    parser.add_argument("--edges", type=int, nargs="+", default=fleet.EDGES, help="how many edges follow, one run each (fleet)")
+    parser.add_argument("--changes", type=float, default=fleet.RATE, help="changes a second (fleet; default %(default)g)")
     options = parser.parse_args()
     benchmarks: dict[str, Callable[[], bool]] = {
-        "hot": lambda: hot.run(options.rounds, options.seconds),
+        "hot": lambda: hot.run(options.rounds, options.seconds or 1.0),
         "stampede": stampede.run,
         "memory": memory.run,
         "packument": lambda: packument.run(options.rounds),
         "catalogue": lambda: catalogue.run(options.rounds),
+        "fleet": lambda: fleet.run(options.edges, options.seconds or fleet.SECONDS, options.changes),
         "outage": lambda: outage.run(min(options.rounds, 3)),
     }
     wanted = options.what or ["hot"]
