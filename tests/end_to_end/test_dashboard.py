@@ -27,7 +27,7 @@ registries = regions_stage.registries
 
 DEPLOY = ROOT / "deploy"
 
-VARIABLES = {"$__rate_interval": "2m", "$edge": ".*", "$origin": ".*"}
+VARIABLES = {"$__rate_interval": "10m", "$edge": ".*", "$origin": ".*"}
 """What Grafana puts in their place."""
 
 SCRAPES_S = 30.0
