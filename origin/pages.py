@@ -137,8 +137,8 @@ class Pages:
     def enforce(self, policy: Policy, shared: Policy | None = None) -> None:
         """Put a policy in force at once: every rendering made under the old one is void when this returns.
 
-        ``shared`` is the part of it that is every node's, all of it by default. What a node of ours took off a page, and would not any more, is asked for
-        again.
+        ``shared`` is the part of it that is every node's, all of it by default. What a node of ours took off a page, and would not any
+        more, is asked for again.
         """
         self._in_force, self._shared = policy, shared or policy
         self._void()
@@ -172,26 +172,27 @@ class Pages:
 
     # ---- asking
 
-    async def page(self, page: Page, *, insist: bool = False) -> PageView:
+    async def page(self, page: Page, *, insist: bool = False, max_age_s: float | None = None) -> PageView:
         """Answer with a page as policy leaves it.
 
-        ``insist`` asks upstream even if the page is fresh, unless it was confirmed within ``INSIST_S``. Raises ``NotFound``,
-        ``Refused``, ``Unavailable`` or ``Corrupt``.
+        ``max_age_s`` asks upstream even if the page is fresh, unless it was confirmed within so many seconds; ``insist`` the same, within
+        ``INSIST_S``. Raises ``NotFound``, ``Refused``, ``Unavailable`` or ``Corrupt``.
         """
+        max_age_s = INSIST_S if insist else max_age_s
         self.require_leave()
         registry = self._registries[page.registry]
         self._require_allowed(registry, page)
         held = await self.held(page)
         now = self._clock()
         if held is None or freshness.judge(held.answer.stamp, now) == "dead":
-            return await self._cold(page)
+            return await self._cold(page, max_age_s)
         fresh = freshness.judge(held.answer.stamp, now) == "fresh"
-        if fresh and not (insist and now - held.answer.received_at > INSIST_S):
+        if fresh and (max_age_s is None or now - held.answer.received_at <= max_age_s):
             return await self._view(held, "hit", "hit")
         if not self._answers(page.registry):
             self._look(page)
             return await self._view(held, "stale", "hit; detail=upstream-down")
-        flight, joined = self._refresh(page, insists=insist)
+        flight, joined = self._refresh(page, max_age_s)
         with trio.move_on_after(self._slow_s):
             try:
                 found = await flight.wait_outcome()
@@ -201,8 +202,8 @@ class Pages:
             return await self._view(found.held, "revalidated", forwarded + ("; collapsed" if joined else ""), found.trail)
         return await self._view(held, "stale", "hit; detail=upstream-slow")
 
-    async def _cold(self, page: Page) -> PageView:
-        flight, joined = self._refresh(page)
+    async def _cold(self, page: Page, max_age_s: float | None) -> PageView:
+        flight, joined = self._refresh(page, max_age_s)
         found = await flight.wait_outcome()
         status = "fwd=uri-miss; stored" + ("; collapsed" if joined else "")
         return await self._view(found.held, "collapsed" if joined else "miss", status, found.trail)
@@ -242,7 +243,7 @@ class Pages:
     async def refresh(self, page: Page) -> str:
         """Ask upstream now, whatever is held. Returns how it ended: ``"200"``, ``"304"``, ``"404"``; raises like ``page``."""
         self._flights.forget(f"page {page.key}")
-        flight, _ = self._refresh(page, insists=True)
+        flight, _ = self._refresh(page, 0.0)
         return (await flight.wait_outcome()).how
 
     def refresh_soon(self, held: HeldPage) -> None:
@@ -471,16 +472,16 @@ class Pages:
 
     # ---- refreshing
 
-    def _refresh(self, page: Page, *, insists: bool = False) -> tuple[Flight[Refreshed], bool]:
+    def _refresh(self, page: Page, max_age_s: float | None = None) -> tuple[Flight[Refreshed], bool]:
         async def job(_: Flight[Refreshed]) -> Refreshed:
-            return await self._fetch(page, insists)
+            return await self._fetch(page, max_age_s)
 
         return self._flights.join(f"page {page.key}", job)
 
-    async def _fetch(self, page: Page, insists: bool) -> Refreshed:
+    async def _fetch(self, page: Page, max_age_s: float | None) -> Refreshed:
         self._asking[page] = False
         try:
-            found = await self._fetched(page, insists)
+            found = await self._fetched(page, max_age_s)
         finally:
             is_doubted = self._asking.pop(page)
         if is_doubted:
@@ -493,13 +494,13 @@ class Pages:
                 log.warning("a page is not doubted on disk: %s", error, extra={"page": page.key})
         return found
 
-    async def _fetched(self, page: Page, insists: bool) -> Refreshed:
+    async def _fetched(self, page: Page, max_age_s: float | None) -> Refreshed:
         held = await self.held(page)
-        known = Known(insists=True) if insists else None
+        known = Known(max_age_s=max_age_s) if max_age_s is not None else None
         comparable = held is not None and held.answer.received_at >= self._upstream_since.get(page.registry, 0.0)
         if held is not None and comparable and held.listing is not None and held.answer.vanishing_since is None:
             serial = None if is_prepared(held.answer) else held.answer.serial
-            known = Known(held.answer.etag, held.answer.last_modified, serial, insists)
+            known = Known(held.answer.etag, held.answer.last_modified, serial, max_age_s)
         answer = await self._ask(page, known)
         match answer:
             case NotModified(stamp):

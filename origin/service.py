@@ -128,9 +128,9 @@ class Service:
 
     # ---- for the faces
 
-    async def page(self, page: Page, *, insist: bool = False) -> PageView:
+    async def page(self, page: Page, *, insist: bool = False, max_age_s: float | None = None) -> PageView:
         """See ``Pages.page``."""
-        return await self._pages.page(page, insist=insist)
+        return await self._pages.page(page, insist=insist, max_age_s=max_age_s)
 
     async def deliver(self, file: File, *, hold_s: float) -> Delivery:
         """See ``Files.deliver``."""

@@ -106,7 +106,7 @@ class Broken:
 
 @dataclass
 class Told:
-    """The service: it says what the test puts here, or raises it. ``insisted`` notes who wanted the registry asked."""
+    """The service: it says what the test puts here, or raises it. ``asked_within`` notes how old a page might be."""
 
     page_is: Listing | Exception = field(default_factory=lambda: NotFound("no such page"))
     file_is: bytes | Exception = field(default_factory=lambda: NotFound("no such file"))
@@ -116,7 +116,7 @@ class Told:
     fresh_s: float = 600.0
     confirmed_ago_s: float = 0.0
     is_absent: bool = False
-    insisted: list[bool] = field(default_factory=list)
+    asked_within: list[float | None] = field(default_factory=list)
     cache_status: str = "hit"
 
     def __post_init__(self) -> None:
@@ -127,8 +127,8 @@ class Told:
     def clock(self) -> float:
         return NOW
 
-    async def page(self, page: Page, *, insist: bool = False) -> PageView:
-        self.insisted.append(insist)
+    async def page(self, page: Page, *, max_age_s: float | None = None) -> PageView:
+        self.asked_within.append(max_age_s)
         if isinstance(self.page_is, Exception):
             await self.catalog.publish(StoredAnswer(page, 404, b"", "", Stamp(NOW + 30, NOW + 3600), NOW))
             raise self.page_is

@@ -62,7 +62,7 @@ class NodeSource:
                     raise Unavailable("not held")
                 view = held
             else:
-                view = await self.service.page(page, insist=known is not None and known.insists)
+                view = await self.service.page(page, max_age_s=known.max_age_s if known is not None else None)
         except NotFound:
             return Absent(404, Stamp(now() + 30, now() + 3600), prepared=True)
         listing = view.listing

@@ -19,11 +19,10 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import msgspec
 import trio
 
-from .. import targets
+from .. import freshness, targets
 from ..catalog import ABSENT, Access, Catalog
 from ..errors import Corrupt, NotFound, Refused, Unavailable
 from ..files import Delivery
-from ..freshness import STALE_S
 from ..http import Request, Response
 from ..http.coding import encode, negotiate_coding
 from ..http.problems import problem, respond
@@ -220,8 +219,7 @@ class Face:
                 if found is None:
                     raise Unavailable("this page is not held here", 5)
             else:
-                insist = "no-cache" in (request.header("cache-control") or "")
-                found = await self._service.page(page, insist=insist)
+                found = await self._service.page(page, max_age_s=_max_age_s(request))
         except NotFound as error:
             about.outcome = "absent"
             return await self._absence(request, page, error)
@@ -260,7 +258,7 @@ class Face:
         now = self._service.clock()
         response = respond(error, request)
         # One that could not be written down is believed for this once.
-        fresh_s, stale_s = 0.0, STALE_S
+        fresh_s, stale_s = 0.0, freshness.STALE_S
         if answer is not None and answer.status in ABSENT:
             response.status = answer.status
             fresh_s, stale_s = answer.stamp.fresh_until - now, answer.stamp.stale_until - now
@@ -395,6 +393,12 @@ def _hold_s(request: Request) -> float:
         if name.strip().lower() == "wait" and value.strip().isdecimal():
             return max(SOONER_S, min(LONGEST_HOLD_S, float(value)) - SOONER_S)
     return HOLD_S
+
+
+def _max_age_s(request: Request) -> float | None:
+    """How long ago the registry itself may have been asked; None if the asker does not say. Source: RFC 9111 §5.2.1.1."""
+    value = freshness.directives((("cache-control", request.header("cache-control") or ""),)).get("max-age")
+    return float(value) if value is not None and value.isascii() and value.isdigit() and len(value) < 10 else None
 
 
 def _query(text: str) -> Query:

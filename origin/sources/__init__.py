@@ -20,13 +20,14 @@ from ..model import Digest, Entry, File, Headers, Page, Relay, Stamp, Verdict
 class Known:
     """What is held of a page, so that the source can ask for news only. ``etag`` is upstream's own, verbatim.
 
-    ``insists`` says that somebody wants the registry itself asked, and not what a node of ours holds.
+    ``max_age_s`` is how long ago the registry itself may have said it at most, where a node of ours is asked; None for as long as that is
+    fresh.
     """
 
     etag: str | None = None
     last_modified: str | None = None
     serial: int | None = None
-    insists: bool = False
+    max_age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,8 +185,8 @@ class RemoteSource:
         etag = known.etag if known is not None and wire.is_page_etag(known.etag) else None
         if etag is not None:
             fields.append(("If-None-Match", etag))
-        if known is not None and known.insists:
-            fields.append(("Cache-Control", "no-cache"))
+        if known is not None and known.max_age_s is not None:
+            fields.append(("Cache-Control", f"max-age={known.max_age_s:.0f}"))
         # From before it was asked for: what is told in seconds must not grow by the way.
         asked_at = self._clock()
         async with self._exchange("page", "page", page.registry, "GET", wire.page_path(page), fields) as answer:

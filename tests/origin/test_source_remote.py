@@ -93,7 +93,7 @@ async def test_who_asks_is_told_and_nothing_else(at: Stage) -> None:
     at.told.page_is = listing()
     at.told.file_is = b"wheel"
     async with sourced(at) as source:
-        await source.page(PAGE, Known('"leeward-old"', "Sat, 01 Jan 2022 00:00:00 GMT", 3, insists=True))
+        await source.page(PAGE, Known('"leeward-old"', "Sat, 01 Jan 2022 00:00:00 GMT", 3, max_age_s=10.0))
         async with source.file(WHEEL, ENTRY, 2, '"v"') as stream:
             await collect(stream)
     page, file = at.seen()
@@ -106,7 +106,7 @@ async def test_who_asks_is_told_and_nothing_else(at: Stage) -> None:
         "accept": wire.PAGE_TYPE,
         "accept-encoding": "gzip",
         "if-none-match": '"leeward-old"',
-        "cache-control": "no-cache",
+        "cache-control": "max-age=10",
     }
     assert (page.target, file.target) == (wire.page_path(PAGE), wire.file_path(WHEEL))
     assert [file.header(name) for name in ("range", "if-range", "accept-encoding", "prefer")] == [
@@ -115,7 +115,7 @@ async def test_who_asks_is_told_and_nothing_else(at: Stage) -> None:
         "identity",
         "wait=30",
     ]
-    assert at.told.insisted == [True]
+    assert at.told.asked_within == [10.0]
 
 
 async def test_what_a_registry_gave_as_validator_means_nothing_to_a_node(at: Stage) -> None:

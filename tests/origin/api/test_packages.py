@@ -186,7 +186,7 @@ async def test_a_node_may_have_upstream_asked_for_a_fresh_page(tmp_path: Path, a
         await trio.sleep(30)
         await a.ask(PAGE)
         assert len(a.bench.source.asked) == 1
-        await a.ask(PAGE, {"cache-control": "no-cache"})
+        await a.ask(PAGE, {"cache-control": "max-age=10"})
         assert len(a.bench.source.asked) == 2
 
 
