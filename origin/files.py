@@ -21,7 +21,7 @@ from .blobs import BlobStore
 from .catalog import Binding, Catalog
 from .errors import Corrupt, NotFound, Refused, Unavailable
 from .flights import Flight, Flights
-from .held import HeldPage
+from .held import HeldPage, Resolved
 from .leaves import Leaves
 from .model import Allow, Arriving, Clock, Digest, Entry, File, Listing, Refuse, Span, Verdict
 from .notes import LIMIT_BYTES, Notes
@@ -45,6 +45,9 @@ LEAST_HOLD_S = 1.0
 
 PROBED_S = 60.0
 """How long it is remembered whether upstream has bytes that no listing names."""
+
+UNLISTED = "unlisted"
+"""Instead of a rule's name: no page lists the file, though upstream has its bytes."""
 
 RELISTING_S = 10.0
 """A file missing from a listing confirmed longer ago than this is looked for in a new one: it may have just been published."""
@@ -71,15 +74,6 @@ class Delivery:
     def digest(self) -> Digest:
         """The SHA-256 if it is known by now, else the first that is."""
         return next((digest for digest in self.digests if digest.algorithm == "sha256"), self.digests[0])
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a requested path means: the file with its true project and version, what its listing says, what it is bound to."""
-
-    file: File
-    entry: Entry | None
-    binding: Binding | None
 
 
 class Files:
@@ -180,7 +174,7 @@ class Files:
             # A refused version has no sidecars on its page: that is a refusal too, not an absence.
             _require_allowed(self.judge(file))
             raise
-        await self._require_allowed(resolved.file, _known(resolved))
+        await self._require_allowed(resolved.file, resolved.digests)
         until = max(asked + hold_s, trio.current_time() + LEAST_HOLD_S)
         if resolved.binding is not None:
             delivery = await self._held(resolved.binding) or await self._made_again(resolved.binding, until)
@@ -213,10 +207,19 @@ class Files:
 
         Raises like ``deliver``, and ``Unavailable`` if there is no room for it.
         """
-        if self._registries[file.registry].checksum(file):
+        registry = self._registries[file.registry]
+        if registry.checksum(file):
             return
-        resolved = await self.resolve(file)
-        await self._require_allowed(resolved.file, _known(resolved))
+        try:
+            resolved = await self.resolve(file)
+        except (NotFound, Refused) as error:
+            page = registry.listing_page(file)
+            if page is None or (isinstance(error, Refused) and error.verdict.rule != UNLISTED):
+                raise
+            # Whoever wants it here has seen it listed: the page that is held is an older one, however lately it was confirmed.
+            await self._pages.refresh(page)
+            resolved = await self.resolve(file)
+        await self._require_allowed(resolved.file, resolved.digests)
         if resolved.binding is not None:
             if await self._blobs.size(resolved.binding.digest) is not None:
                 return
@@ -319,7 +322,7 @@ class Files:
         # No reading of the name is listed anywhere. Only now is it worth asking whether the bytes exist all the same.
         for candidate, listing in listings:
             if await self._exists(registry, candidate, listing):
-                raise Refused(Refuse(f"{file.name} is not listed by its project", "unlisted"))
+                raise Refused(Refuse(f"{file.name} is not listed by its project", UNLISTED))
         raise NotFound(f"{file.name} is not listed by its project")
 
     async def _readings(self, file: File) -> Sequence[File]:
@@ -449,7 +452,7 @@ class Files:
         outcome, status = "miss", "fwd=uri-miss"
         with trio.move_on_after(hold_s):
             resolved = await self.resolve(subject)
-            known = _known(resolved)
+            known = resolved.digests
             _require_allowed(self.judge(resolved.file, known))
             if not known and (aloft := self._aloft.get(subject)) is not None:
                 # Its last bytes may leave a moment before it is bound, and the client's next question is this one.
@@ -687,10 +690,3 @@ def _require_allowed(verdict: Verdict) -> None:
 
 def _digests(binding: Binding) -> tuple[Digest, ...]:
     return (binding.digest, *binding.aliases)
-
-
-def _known(resolved: Resolved) -> tuple[Digest, ...]:
-    """What is known for certain of a resolved file's bytes: what it is bound to, else what its listing says."""
-    if resolved.binding is not None:
-        return _digests(resolved.binding)
-    return resolved.entry.digests if resolved.entry is not None else ()

@@ -1,4 +1,4 @@
-"""One page as a node holds it in memory, and one as it is given out."""
+"""One page as a node holds it in memory, one as it is given out, and what a path turns out to mean."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import trio
 
-from .catalog import StoredAnswer
+from .catalog import Binding, StoredAnswer
 from .dating import Dated
 from .errors import Refused
 from .model import Allow, Digest, Entry, File, Listing, Stamp, Validity
@@ -107,3 +107,19 @@ class HeldPage:
         verdict = self.listing.restrictions.get(file.version) if self.listing is not None else None
         if verdict is not None and not isinstance(verdict, Allow):
             raise Refused(verdict)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a requested path means: the file with its true project and version, what its listing says, what it is bound to."""
+
+    file: File
+    entry: Entry | None
+    binding: Binding | None
+
+    @property
+    def digests(self) -> tuple[Digest, ...]:
+        """What is known for certain of the file's bytes: what it is bound to, else what its listing says."""
+        if self.binding is not None:
+            return (self.binding.digest, *self.binding.aliases)
+        return self.entry.digests if self.entry is not None else ()

@@ -566,3 +566,21 @@ async def test_a_blob_with_several_names_is_given_while_one_of_them_may_be(tmp_p
         with pytest.raises(Refused, match="none of them"):
             await b.service.blob(sha256(same))
         assert await b.service.blob(sha256(b"unknown")) is None
+
+
+async def test_who_keeps_a_file_knows_of_it_from_elsewhere_so_the_page_is_asked_for_again(
+    tmp_path: Path, shelf: Shelf, clock: MockClock
+) -> None:
+    old, new = wheel(shelf), wheel(shelf, version="1.1")
+    async with bench(tmp_path, {"six": [old]}) as b:
+        await b.service.keep(PAGE)
+        b.source.projects["six"] = [old, new]
+        await b.service.keep(b.file(new))
+        assert await b.service.holds(b.file(new)) is not None
+        with pytest.raises(NotFound):
+            await b.service.keep(b.file(wheel(shelf, version="9.9")))
+        b.rule("pkg:pypi/six@1.0")
+        asked = len(b.source.asked)
+        with pytest.raises(Refused, match="not for us"):
+            await b.service.keep(b.file(old))
+        assert len(b.source.asked) == asked
