@@ -84,8 +84,8 @@ class Follower:
             clock,
             base64.b64decode(identity.key),
             self._applied,
-            # A lease is renewed by answers, so one must come several times in it.
-            wait_s=min(WAIT_S, math.ceil(asked.lease_s / 4)),
+            # A lease is renewed by answers, so several must come in it.
+            wait_s=min(WAIT_S, math.floor(asked.lease_s / 4)),
         )
 
     def noticed(self, revision: int) -> None:

@@ -188,8 +188,8 @@ RANGES: Mapping[str, Mapping[str, tuple[str | int, str | int]]] = {
     "ReplicateSettings": {
         "limit": ("1kB", "1000PB"),
         "at_once": (1, 256),
-        "lease": ("1s", "365d"),
-        "compare": ("1s", "30d"),
+        "lease": ("10s", "365d"),
+        "compare": ("10s", "30d"),
     },
     "FleetSettings": {"lease": ("1s", "365d"), "popular": (1, 1_000_000)},
     "StoreSettings": {"limit": ("1kB", "1000PB"), "memory": ("0B", "1PB"), "spool_memory": ("0B", "1PB")},

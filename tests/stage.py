@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.fakes import Fake, FakePyPI
+from tests.fleet import Fleet
 from tests.harness import Edge, Workspace, swallowing
 from tests.wheels import Shelf
 
@@ -122,4 +123,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for value in getattr(item, "funcargs", {}).values():
             edges = value.edges if isinstance(value, StartEdge) else [value] if isinstance(value, Edge) else []
             report.sections += [(f"log of the edge in {edge.directory.name}", edge.log_tail()) for edge in edges]
+            if isinstance(value, Fleet):
+                report.sections.append(("logs of the fleet", value.logs()))
     return report

@@ -97,7 +97,7 @@ async def test_a_new_edge_takes_in_what_the_origin_holds_part_by_part(clock: Moc
         edge = Edge(origin)
         async with edge.run() as follower:
             await soon(lambda: len(edge.keeper.kept) == 10)
-            assert set(edge.keeper.kept) == {each.key for each in (*files, *pages)}
+            assert set(edge.keeper.kept) == {each.key for each in files} | {each.key for each in pages}
             assert "taking_in" not in await follower.status()
             await origin.bind(file("later"))
             await soon(lambda: file("later").key in edge.keeper.kept)
@@ -220,7 +220,8 @@ async def test_one_that_fails_is_tried_again_rarer_and_rarer_and_holds_up_nobody
             assert (status["wanted"], status["dead_letters"]) == (0, 1)
             assert origin.acknowledged[-1].unresolved == 1
             keeper.ends.clear()
-            await soon(lambda: bad.key in keeper.kept, timeout_s=4000)
+            await trio.sleep(3700)
+            assert bad.key in keeper.kept
             await soon(lambda: edge.count("replication_dead") == 0)
             assert edge.count("replication_oldest") == 0
 
