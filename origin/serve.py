@@ -20,6 +20,7 @@ import trio
 
 from . import targets
 from .api.following import Following
+from .api.polling import Polling
 from .api.server import Face
 from .app import Node, open_node
 from .central import Origin, commands, open_origin
@@ -76,7 +77,8 @@ async def serve(
         certificate = _certificate(origin, node)
         following = Following(origin.central, node.registries, node.deployment)
         face = Face(node.service, node.catalog, node.registries, node.metrics, node.deployment, origin.fleet.edge, rest=following)
-        server = _server(settings, node, Front(face, node.metrics))
+        polling = Polling(origin.ledger, origin.fleet, origin.fleet.edge, node.metrics.tally("replication", "", "other", "local"))
+        server = _server(settings, node, Front(face, node.metrics), polling)
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_control, settings.data / SOCKET, commands(origin, running=True))
             nursery.start_soon(origin.run)
@@ -179,7 +181,7 @@ async def _stop_on_signal(server: Server, following: Following, serving: trio.Ev
         serving.set()
 
 
-def _server(settings: OriginSettings, node: Node, front: Front) -> Server:
+def _server(settings: OriginSettings, node: Node, front: Front, polling: Polling) -> Server:
     asked = settings.server.limits
     limits = Limits(
         head_bytes=asked.header_bytes,
@@ -199,6 +201,7 @@ def _server(settings: OriginSettings, node: Node, front: Front) -> Server:
         public_urls=settings.server.public_urls,
         trusted_proxies=settings.server.trusted_proxies,
         metrics=node.metrics,
+        polls=polling,
     )
 
 

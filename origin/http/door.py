@@ -21,7 +21,7 @@ from functools import partial
 
 import trio
 
-from ..metrics import Metrics
+from ..metrics import Metrics, Tally
 from . import Intercept, Splice
 from .connection import Connection, Wheel
 from .conversation import Gone, House, converse, refuse
@@ -41,6 +41,7 @@ from .hot import (
 from .sending import Stalled, Transfer, Truncated
 from .splice import splice
 from .tls import Contexts, handshake
+from .waiting import Polls, Waiting
 from .wire import PlainWire
 
 _log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ _ACCEPTS = 64
 _EMPTY_LINES = 2
 _BACKLOG_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _CLIENT_HELLO = b"\x16"  # the content type of a record that carries a handshake (RFC 8446 §5.1); no method of HTTP begins so
+_LAST_WORD_S = 1.0
 _TUNNELS = 32
 _TUNNEL_BLOCKS = 512
 _DISTRUST = frozenset(
@@ -75,6 +77,7 @@ class Door:
         *,
         schemes: Sequence[str] = ("http",),
         contexts: Contexts | None = None,
+        polls: Polls | None = None,
     ) -> None:
         """At most ``connections`` are open at a time. ``contexts`` are needed if ``https`` is among ``schemes``."""
         self._house = house
@@ -87,6 +90,7 @@ class Door:
         self._connections: dict[int, Connection] = {}
         self._ready: deque[Connection] = deque()
         self._wheel = Wheel(self._limits.idle_s, self._limits.head_s)
+        self._waiting = Waiting(polls, house, self._say, self._leave) if polls is not None else None
         self._schemes = schemes
         self._contexts = contexts
         self._recognisers = self._recognisers_for(house.hosts)
@@ -120,6 +124,8 @@ class Door:
                     self._nursery = nursery
                     nursery.start_soon(self._keep_time)
                     nursery.start_soon(self._answer)
+                    if self._waiting is not None:
+                        nursery.start_soon(self._waiting.run)
                     task_status.started()
             finally:
                 for connection in list(self._connections.values()):
@@ -138,6 +144,9 @@ class Door:
             listener.close()
         for scope in self._handshakes:
             scope.cancel()
+        if self._waiting is not None:
+            with trio.move_on_after(_LAST_WORD_S):
+                await self._waiting.end()
         for connection in list(self._connections.values()):
             if not connection.busy and connection.since < 0:
                 self._close(connection, is_whole=True)
@@ -410,6 +419,13 @@ class Door:
             if end < 0:
                 self._on_beginning(connection, data)
                 return
+            if self._waiting is not None and data.startswith(self._waiting.prefix) and not self._draining:
+                message = self._poll(connection, data, end + 4)
+                if message is not None:
+                    data = connection.unread
+                    if not message or not self._give(connection, message) or not data:
+                        return
+                    continue
             found = None if self._draining else self._recognise(connection, data, end + 4)
             if found is None:
                 connection.unread = data
@@ -455,6 +471,9 @@ class Door:
 
     def _recognise(self, connection: Connection, data: bytes, end: int) -> tuple[Rendered, bytes] | None:
         """The kept answer to the request in ``data[:end]`` and the message to send; None if it has to be read in full."""
+        if not data.startswith(b"GET "):
+            connection.facts = None
+            return None
         start = data.find(b"\r\n") + 2
         line, block = data[:start], data[start:end]
         is_short = len(block) <= LIMIT_BLOCK_BYTES
@@ -494,6 +513,40 @@ class Door:
         message = message_for(condition, rendered)
         return None if message is None else (rendered, message)
 
+    def _poll(self, connection: Connection, data: bytes, end: int) -> bytes | None:
+        """What ``Waiting.begin`` says of the request in ``data[:end]``. What follows it is unread, unless it is the handler's."""
+        assert self._waiting is not None
+        start = data.find(b"\r\n") + 2
+        message = self._waiting.begin(connection, data[:start], data[start:end])
+        if message is not None:
+            connection.unread = data[end:]
+            connection.since = -1
+            connection.empty_lines = 0
+        return message
+
+    def _say(self, connection: Connection, message: bytes) -> None:
+        """Answer a connection that waited."""
+        connection.stamp = self._wheel.tick
+        if self._give(connection, message) and connection.unread:
+            self._ready.append(connection)
+            os.eventfd_write(self._bell, 1)
+
+    def _give(self, connection: Connection, message: bytes) -> bool:
+        """One send. What does not fit goes on in a task; then False."""
+        try:
+            sent = connection.send(message)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._close(connection)
+            return False
+        if sent == len(message):
+            return True
+        self._park(connection)
+        assert self._nursery is not None
+        self._nursery.start_soon(self._finish, connection, b"", memoryview(message)[sent:], Tally())
+        return False
+
     def _send(self, connection: Connection, rendered: Rendered, message: bytes) -> bool:
         """One send. What does not fit goes on in a task; then False."""
         self.hits += 1
@@ -516,7 +569,7 @@ class Door:
             return True
         self._park(connection)
         assert self._nursery is not None
-        self._nursery.start_soon(self._finish, connection, *rendered.left(message, sent), rendered)
+        self._nursery.start_soon(self._finish, connection, *rendered.left(message, sent), tally)
         return False
 
     # -- tasks
@@ -571,7 +624,7 @@ class Door:
         finally:
             self._return(connection, False)
 
-    async def _finish(self, connection: Connection, head: bytes, body: memoryview, rendered: Rendered) -> None:
+    async def _finish(self, connection: Connection, head: bytes, body: memoryview, tally: Tally) -> None:
         """Send the rest of a hot hit that did not fit."""
         keep = False
         transfer = Transfer(connection.wire, self._limits, self._house.cold_reads)
@@ -584,7 +637,7 @@ class Door:
         except OSError:
             pass  # the client left
         finally:
-            rendered.tally.sent += transfer.sent
+            tally.sent += transfer.sent
             self._return(connection, keep)
 
     def _return(self, connection: Connection, keep: bool) -> None:
@@ -609,6 +662,8 @@ class Door:
             return
         del self._connections[connection.fd]
         self._wheel.remove(connection)
+        if self._waiting is not None:
+            self._waiting.leave(connection)
         connection.busy = True
         if is_whole and connection.is_secure:
             connection.wire.finish()

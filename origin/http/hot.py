@@ -258,14 +258,19 @@ def wish_of(headers: Headers) -> bytes:
 
 
 class Facts:
-    """What a header block means: which answers it may be given (None: it has to be read in full) and by what wish."""
+    """What a header block means: which answers it may be given (None: it has to be read in full) and by what wish.
 
-    __slots__ = ("epoch", "pages", "wish")
+    ``is_plain`` tells that nothing in it asks for more than what the request line does; then ``authorization`` is who asks.
+    """
+
+    __slots__ = ("authorization", "epoch", "is_plain", "pages", "wish")
 
     def __init__(self, epoch: object, pages: Pages | None, wish: bytes) -> None:
         self.epoch = epoch
         self.pages = pages
         self.wish = wish
+        self.is_plain = False
+        self.authorization: str | None = None
 
 
 # Fields that a kept answer takes no account of: a request with one is read in full.
@@ -332,9 +337,11 @@ class Recogniser:
             head = parse_head(b"GET / HTTP/1.1\r\n" + block, self._limits)
             if is_plain(head):
                 standing = self._hosts.standing(head, "", self._trusted)
+                authorization = ", ".join(head.values("authorization")) or None
                 if standing.listed:
-                    scope = self._scope(", ".join(head.values("authorization")) or None)
-                    facts = Facts(self._hot.epoch, self._hot.pages(standing.face, standing.base, scope), wish_of(head.headers))
+                    pages = self._hot.pages(standing.face, standing.base, self._scope(authorization))
+                    facts = Facts(self._hot.epoch, pages, wish_of(head.headers))
+                facts.is_plain, facts.authorization = True, authorization
         except Malformed:
             pass  # read in full again, and refused there
         if len(block) <= LIMIT_BLOCK_BYTES:

@@ -21,6 +21,7 @@ from .hosts import Hosts
 from .hot import HotPages
 from .limits import Limits
 from .tls import Contexts
+from .waiting import Polls
 
 __all__ = ["CannotListen", "Limits", "Server", "open_tcp", "raise_descriptor_limit"]
 
@@ -137,14 +138,18 @@ class Server:
         metrics: Metrics | None = None,
         clock: Clock = time.time,
         scope: Callable[[str | None], str] = lambda authorization: "",
+        polls: Polls | None = None,
     ) -> None:
         """``trusted_proxies`` are networks (``10.0.0.0/8``); ``scope`` turns an ``Authorization`` value into the request's scope.
+
+        ``polls`` are the requests that may wait for news without a task of their own (HTTP/1.1 only; others are the handler's).
 
         Raises ``ValueError`` for a malformed URL or network.
         """
         self.limits = limits or Limits()
         self._hot = hot
         self._metrics = metrics
+        self._polls = polls
         self._doors: list[Door] = []
         self._draining = trio.Event()
         self._house = House(
@@ -183,7 +188,7 @@ class Server:
                 for scheme in schemes:
                     self._house.hosts.own(name, port, scheme)
         most = _affordable(self.limits.connections)
-        door = Door(self._house, self._hot, self._metrics, most, schemes=schemes, contexts=contexts)
+        door = Door(self._house, self._hot, self._metrics, most, schemes=schemes, contexts=contexts, polls=self._polls)
         self._doors.append(door)
         try:
             await door.run(listeners, task_status=task_status)

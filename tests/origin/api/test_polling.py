@@ -1,0 +1,91 @@
+"""Changes asked for by those who follow closely: the very answer that the handler would give, without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from origin.api import wire
+from origin.api.polling import Polling
+from origin.http import Response
+from origin.metrics import Tally
+from tests.origin.api.test_following import SIX, Origin, origin
+
+
+def polling(o: Origin) -> Polling:
+    return Polling(o.central.ledger, o.central.fleet, o.central.fleet.edge, Tally())
+
+
+def line(cursor: str, verdicts: int = 0, wait: int = 25, limit: int = 1000) -> bytes:
+    return f"GET /v1/changes?after={cursor}&verdicts={verdicts}&wait={wait}&limit={limit} HTTP/1.1\r\n".encode()
+
+
+def said(response: Response) -> tuple[int, object, dict[str, str]]:
+    return response.status, response.body, {name.lower(): value for name, value in response.headers}
+
+
+async def test_an_edge_is_told_of_a_line_as_the_handler_would_tell_it(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with origin(tmp_path) as o:
+        ledger, polls = o.central.ledger, polling(o)
+        assert line(ledger.cursor).startswith(polls.prefix)
+        poll = polls.asked(line(ledger.cursor), f"Bearer {o.secret}", "192.0.2.9")
+        assert poll is not None and poll.wait_s == 25
+        assert not polls.has_news(poll.question) and polls.answer_nowait(poll.question) is None
+        moves = await polls.wait_news(-1)
+        polls.crowd(3)
+        assert ledger.waiting == 3
+        polls.crowd(-3)
+        await o.bench.service.keep(o.bench.file(SIX))
+        assert await polls.wait_news(moves) > moves
+        await trio.sleep(1)
+        assert polls.has_news(poll.question)
+        answer = await polls.answer(poll.question)
+        assert said(answer) == said(await o.asked(f"changes?after={ledger.epoch}.0&verdicts=0&wait=25&limit=1000"))
+        # Whoever else asks for the same is given the same.
+        assert polls.answer_nowait(poll.question) is answer
+        (state,) = o.central.fleet.states()
+        assert (state.address, state.serial, state.behind) == ("192.0.2.7", 0, 2)
+
+
+async def test_how_far_an_edge_is_and_where_it_asks_from_is_noted(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with origin(tmp_path) as o:
+        await o.bench.service.keep(o.bench.file(SIX))
+        await trio.sleep(1)
+        polling(o).asked(line(o.central.ledger.cursor), f"Bearer {o.secret}", "192.0.2.9")
+        (state,) = o.central.fleet.states()
+        assert (state.address, state.serial, state.behind) == ("192.0.2.9", 2, 0)
+
+
+async def test_other_verdicts_are_news(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with origin(tmp_path) as o:
+        ledger, polls = o.central.ledger, polling(o)
+        poll = polls.asked(line(ledger.cursor), f"Bearer {o.secret}", "")
+        assert poll is not None
+        ledger.set_verdicts(1)
+        assert polls.has_news(poll.question)
+        first = await polls.answer(poll.question)
+        batch, records = wire.read_lines(first.body)  # type: ignore[arg-type]  # bytes, as promised
+        assert (batch.verdicts, records, dict(first.headers)[wire.VERDICTS]) == (1, [], "1")
+        ledger.set_verdicts(2)
+        assert dict((await polls.answer(poll.question)).headers)[wire.VERDICTS] == "2"
+
+
+@pytest.mark.parametrize("how", ["unknown", "another epoch", "ahead", "other words", "HTTP/1.0", "no cursor", "more words"])
+async def test_whatever_else_there_is_to_a_question_is_the_handlers(tmp_path: Path, how: str) -> None:
+    async with origin(tmp_path) as o:
+        cursor, authorization = o.central.ledger.cursor, f"Bearer {o.secret}"
+        asked = {
+            "unknown": line(cursor),
+            "another epoch": line("other.0"),
+            "ahead": line(f"{o.central.ledger.epoch}.7"),
+            "other words": line(cursor).replace(b"&wait=", b"&wait=x"),
+            "HTTP/1.0": line(cursor).replace(b"HTTP/1.1", b"HTTP/1.0"),
+            "no cursor": line("x"),
+            "more words": line(cursor).replace(b"&limit", b"&more=1&limit"),
+        }[how]
+        assert polling(o).asked(asked, "Bearer other" if how == "unknown" else authorization, "") is None
