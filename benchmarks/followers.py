@@ -4,7 +4,7 @@ One process plays many: ``python -m benchmarks.followers``. It reads a ``Plan`` 
 on a TLS connection of its own, and says ``ready`` once all have caught up. Then it reads a ``Window`` and, once that is over, prints what
 was ``Seen`` in it.
 
-They behave as ``edge/following`` does: a pause after each batch in which lines gather, an acknowledgement about once a second. Each edge
+They behave as ``edge/following`` does: a pause after each batch in which lines gather, an acknowledgement once in a while. Each edge
 checks that its lines follow those it had, by hash and by signature; where many were sent the very same bytes after the very same lines,
 this is computed once, since a real edge has a processor of its own to do it with. There is one loop on one epoll object rather than a task
 for each edge: what is measured is the origin, and its client must cost less than it does.
@@ -31,14 +31,10 @@ import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from edge.following.feed import GATHER_S, LINES, WAIT_S
+from edge.following.reporting import AT_MOST_S
 from origin.api import wire
 from origin.feed import checked
-
-GATHER_S = 0.05
-ACKNOWLEDGED_S = 1.0
-WAIT_S = 25
-LINES = 1000
-"""As an edge has them."""
 
 HANDSHAKES = 32
 """How many edges enrol at a time."""
@@ -241,10 +237,10 @@ class Followers:
         at = Step(snapshot.cursor, 0, bytes.fromhex(snapshot.hash), ())
         self._starting -= 1
         is_level = False
-        next_acknowledgement = time.monotonic() + random.uniform(0.5, 1) * ACKNOWLEDGED_S
+        next_acknowledgement = time.monotonic() + random.random() * AT_MOST_S
         while True:
             wait_s = WAIT_S if is_level else 0
-            query = f"changes?after={at.cursor}&verdicts={at.verdicts}&wait={wait_s}&limit={LINES}"
+            query = f"changes?after={at.cursor}&verdicts={at.verdicts}&wait={wait_s:.0f}&limit={LINES}"
             body = yield _request("GET", query, field=field)
             at = self._checked(at.chain, body, ledger_key)
             self._count(at)
@@ -252,7 +248,7 @@ class Followers:
                 is_level = True
                 self._level += 1
             if (now := time.monotonic()) >= next_acknowledgement:
-                next_acknowledgement = now + random.uniform(0.5, 1) * ACKNOWLEDGED_S
+                next_acknowledgement = now + AT_MOST_S
                 told = wire.Acknowledgement(cursor=at.cursor, verdicts=at.verdicts, release="0")
                 yield _request("POST", "acknowledgements", msgspec.json.encode(told), field)
                 if self._window.begin <= time.time() < self._window.end:

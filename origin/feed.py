@@ -49,9 +49,9 @@ CHECKPOINT_S = 10.0
 """How often a checkpoint of a ledger that grew is written down."""
 
 GATHER_S = 0.02
-GATHER_MOST_S = 0.5
-GATHER_S_PER_WAITER = 0.0005
-"""After one news the next waits a little, longer where many wait for it: waking each of them costs about half of that."""
+GATHER_MOST_S = 2.0
+GATHER_S_PER_WAITER = 0.0002
+"""After one news the next waits a little, longer where many wait for it: waking each of them costs about a sixth of that."""
 
 AGAIN_S = 1.0
 """How long after the catalogue failed it is asked again."""

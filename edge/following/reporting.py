@@ -27,8 +27,11 @@ from .wanting import Wanting, file_of
 
 log = logging.getLogger("leeward.follow")
 
-AT_MOST_S = 1.0
-"""How often the place in the feed is acknowledged, at most. New verdicts are at once."""
+AT_MOST_S = 10.0
+"""How often it is told how we stand, at most. New verdicts are acknowledged at once, and each question for changes tells our place."""
+
+AGAIN_S = 1.0
+"""The pause after what could not be told."""
 
 AT_LEAST_S = 30.0
 """How often, at least, while in contact."""
@@ -87,7 +90,7 @@ class Acknowledging:
                 except (Unavailable, ValueError) as error:
                     log.info("not acknowledged: %s", error)
                     self._due.set()
-                    await trio.sleep(jittered(AT_MOST_S, random.random))
+                    await trio.sleep(jittered(AGAIN_S, random.random))
 
     async def _verdicts(self) -> None:
         while True:
