@@ -119,21 +119,22 @@ class Shelf:
         requires_python: str | None = None,
         seed: str = "",
         python_tag: str = "py3",
+        rest: str = "none-any",
         summary: str = "made for a test",
     ) -> Distribution:
         """A pure wheel of at least ``size`` bytes (0: just what it needs). Its module has ``VERSION`` and imports nothing.
 
-        ``seed`` makes other bytes under the same name.
+        ``seed`` makes other bytes under the same name. ``python_tag`` and ``rest`` say what it claims to be for.
         """
         name = project.replace("-", "_").replace(".", "_")
-        filename = f"{name}-{version}-{python_tag}-none-any.whl"
+        filename = f"{name}-{version}-{python_tag}-{rest}.whl"
         key = repr((filename, size, tuple(requires), requires_python, seed, summary))
         if key not in self._built:
             metadata = _metadata(project, version, requires, requires_python, summary)
             path = self._place(key, filename)
             if not path.exists():
                 partial = path.with_name(path.name + ".partial")
-                _write_wheel(partial, name, version, python_tag, metadata, size, seed)
+                _write_wheel(partial, name, version, f"{python_tag}-{rest}", metadata, size, seed)
                 partial.rename(path)
             self._built[key] = _measure(project, version, path, metadata, requires_python)
         return self._built[key]
@@ -195,7 +196,7 @@ def _metadata(project: str, version: str, requires: Sequence[str], requires_pyth
 def _write_wheel(path: Path, name: str, version: str, tag: str, metadata: bytes, size: int, seed: str) -> None:
     info = f"{name}-{version}.dist-info"
     module = f"VERSION = {version!r}\nSEED = {seed!r}\n".encode()
-    wheel = f"Wheel-Version: 1.0\nGenerator: shelf 1\nRoot-Is-Purelib: true\nTag: {tag}-none-any\n".encode()
+    wheel = f"Wheel-Version: 1.0\nGenerator: shelf 1\nRoot-Is-Purelib: true\nTag: {tag}\n".encode()
     record: list[str] = []
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
 

@@ -54,7 +54,7 @@ class LockedFile(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Needed(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One version of one package that comes from a registry.
+    """One version of one package that comes from a registry. Without a version only its page is asked for, and may be absent.
 
     ``files`` are those that the lock names; if it names none, ``digests`` are those of which a file must have one (none: any file).
     ``source`` is the index that the lock names, "" for whatever the client is configured with. ``form`` restricts Python's files.

@@ -1,7 +1,8 @@
 """``pnpm-lock.yaml``, from version 5.4 to 9: packages by name and version, with an integrity and, only where it is unusual, an address.
 
 pnpm 11 asks the registry for the page of every package that a lock names, whatever it installs of it: it holds their ages against its own
-policy. Older ones ask for nothing but tarballs; what satisfies the new satisfies the old.
+policy. And it asks for its own page, and for what that says it waits. Older ones ask for nothing but tarballs; what satisfies the new
+satisfies the old.
 """
 
 from __future__ import annotations
@@ -28,13 +29,16 @@ def read(text: str) -> Lock:
         raise Malformed("it has no lockfileVersion, as a pnpm-lock.yaml has")
     if any(version and version.partition(".")[0] not in ("5", "6", "7", "8", "9") for version in versions):
         raise Malformed(f"its version {', '.join(filter(None, versions))[:40]} is not known here; 5.4 to 9 are")
-    needed: list[Needed] = []
+    needed = [Needed("npm", "pnpm", "", asks=("page",))]
     elsewhere: list[Elsewhere] = []
     for document, version in zip(documents, versions, strict=True):
         for place, entry, optional in _packages(document):
             found = _package(place, entry, optional, is_old=version.startswith("5"))
             if isinstance(found, Needed):
                 needed.append(found)
+                if found.os or found.cpu or found.libc:
+                    # Its page is asked for wherever the lock is installed.
+                    needed.append(Needed("npm", found.project, "", asks=("page",)))
             else:
                 elsewhere.append(found)
     return Lock(FORMAT, tuple(dict.fromkeys(needed)), tuple(dict.fromkeys(elsewhere)))

@@ -26,8 +26,14 @@ AT_ONCE = 8
 LOOK_AT_ONCE = 4
 """How many are looked at at a time: it is the disk that answers."""
 
-RETRY_S = 5.0
-"""The longest that is waited before something that could not be had for the moment is asked for once more."""
+PATIENCE_S = 45.0
+"""How long a registry that does not answer, or is busy, is waited for altogether: longer than it goes unasked after an outage."""
+
+RETRY_S = 1.0
+"""How soon one that does not answer is asked again."""
+
+HOLD_S = 5.0
+"""How long what is held is waited for."""
 
 LIMIT_CONTENT_BYTES = 64 << 20
 """The largest file that is read for what it says of others."""
@@ -150,6 +156,8 @@ class Bring:
         self._tally = tally
         self._pins = pins
         self._limit = trio.CapacityLimiter(at_once)
+        # By instance, until when it is waited for: trio's clock.
+        self._until: dict[str, float] = {}
         self._pages: dict[tuple[str, ...], _Once[PageView]] = {}
         self._files: dict[tuple[str, ...], _Once[Had]] = {}
 
@@ -192,7 +200,7 @@ class Bring:
                 missing = error
                 continue
             if registry.checksum(file):
-                return _had(await self._service.deliver(file, hold_s=RETRY_S))
+                return _had(await self._service.deliver(file, hold_s=HOLD_S))
             binding = await self._service.holds(file)
             if binding is None:
                 raise Unavailable(f"there is no room for {file.name}", 60)
@@ -202,15 +210,20 @@ class Bring:
         raise missing or NotFound("nothing here has such a file")
 
     async def _patiently(self, registry: Registry, resource: Page | File) -> None:
-        """Bring it here, trying once more where that is worth while."""
-        try:
-            await self._service.keep(resource)
-        except Unavailable as error:
-            kind = "page" if isinstance(resource, Page) else "file"
-            if not any(source.available(registry.name, kind) for source in self._sources):
-                raise
-            await trio.sleep(min(error.retry_after_s, RETRY_S))
-            await self._service.keep(resource)
+        """Bring it here, trying again for a while where it cannot be had for the moment: each registry is waited for once."""
+        while True:
+            try:
+                await self._service.keep(resource)
+                return
+            except Unavailable as error:
+                now = trio.current_time()
+                until = self._until.setdefault(registry.name, now + PATIENCE_S)
+                if now >= until:
+                    raise
+                # What answers may say for how long it is busy; what does not is asked again soon.
+                kind = "page" if isinstance(resource, Page) else "file"
+                answers = any(source.available(registry.name, kind) for source in self._sources)
+                await trio.sleep(min(error.retry_after_s if answers else RETRY_S, until - now))
 
     async def agrees(self, had: Had, digests: Sequence[Digest]) -> bool:
         return await _agrees(self._service, had, digests)
@@ -261,7 +274,7 @@ def _had(delivery: Delivery) -> Had:
 
 
 async def _content(service: Service, file: File) -> bytes:
-    delivery = await service.deliver(file, hold_s=RETRY_S)
+    delivery = await service.deliver(file, hold_s=HOLD_S)
     body = delivery.body
     if isinstance(body, bytes):
         return body
@@ -280,7 +293,7 @@ async def _agrees(service: Service, had: Had, digests: Sequence[Digest]) -> bool
         return False
     if not unknown:
         return True
-    delivery = await service.deliver(had.file, hold_s=RETRY_S)
+    delivery = await service.deliver(had.file, hold_s=HOLD_S)
     body = delivery.body
     if isinstance(body, bytes):
         return all(hashlib.new(digest.algorithm, body).hexdigest() == digest.value for digest in unknown)

@@ -39,7 +39,9 @@ class Shop:
                 await self.hand.page([(registry, Page(registry.name, needed.project, ""))])
                 self.account.had.add(thing)
             except _FAILURES as error:
-                self.account.fail(thing, error, wish.targets)
+                # What a client only wants to know of itself may not exist.
+                if needed.version or not isinstance(error, NotFound):
+                    self.account.fail(thing, error, wish.targets)
         for locked in needed.files:
             await self._file(needed, registry, locked, wish.targets)
 

@@ -20,7 +20,11 @@ GARDEN = ["@farm/rain-water 0.2.0", "orchard 2.1.0", "pear 1.2.7", "soil 3.1.0"]
 
 def named(lock: Lock, target: Target = LINUX) -> list[str]:
     """What applies on a target, as name and version."""
-    return sorted(f"{needed.project} {needed.version}" for needed in (lock.needed[i] for i in applying(lock, target).needed))
+    return sorted(
+        f"{needed.project} {needed.version}"
+        for needed in (lock.needed[i] for i in applying(lock, target).needed)
+        if needed.version
+    )
 
 
 def required(text: str, **others: str) -> Lock:
@@ -394,7 +398,7 @@ def test_a_package_that_pnpm_needs_somewhere_is_not_optional() -> None:
         "snapshots:\n  a@1.0.0(p@1.0.0):\n    optional: true\n  a@1.0.0(p@2.0.0): {}\n"
     )
     lock = pnpm.read(text)
-    assert [needed.optional for needed in lock.needed] == [False]
+    assert [needed.optional for needed in lock.needed if needed.version] == [False]
     assert applying(lock, Target("linux_x86_64")).why == "a 1.0.0 is not for it"
 
 
