@@ -7,6 +7,7 @@ within its lease.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
@@ -44,12 +45,21 @@ class Fleet:
         self._unwritten: set[str] = set()
         self._keyring = Keyring()
         self._acknowledged = trio.Event()
+        self._heard_at: dict[str, float] = {}
+        """When each was last heard of by the machine's own clock: the calendar may be set while they are waited for."""
+        # Rows are written and read again one after the other: a list read before an edge was dismissed would let it in again, and what
+        # is known of one that enrols anew would be written down as the new one's.
+        self._changing = trio.Lock()
 
     def __repr__(self) -> str:
         return f"<Fleet of {len(self._members)} edges>"
 
     async def open(self) -> None:
         """Read who the edges are. Raises ``Unavailable``."""
+        async with self._changing:
+            await self._open()
+
+    async def _open(self) -> None:
         found = {member.name: member for member in await self._catalog.edges()}
         for name, member in found.items():
             known = self._members.get(name)
@@ -58,8 +68,10 @@ class Fleet:
                 found[name] = known
         self._members = found
         self._unwritten &= found.keys()
+        self._heard_at = {name: at for name, at in self._heard_at.items() if name in found and found[name].seen_at}
         self._keyring.learn(found.values())
         self.count()
+        self._look_again()
 
     # ---- who they are
 
@@ -78,18 +90,20 @@ class Fleet:
     async def enrol(self, invitation: bytes) -> tuple[str, str] | None:
         """Use an invitation up: the edge's name and what it authenticates with from now on; None if the invitation is no good."""
         secret = new_secret()
-        name = await self._catalog.enrol(digest_of(invitation), digest_of(secret), self._clock())
-        if name is None:
-            return None
-        await self.open()
+        async with self._changing:
+            name = await self._catalog.enrol(digest_of(invitation), digest_of(secret), self._clock())
+            if name is None:
+                return None
+            await self._open()
         log.info("an edge enrolled", extra={"edge": name})
         return name, secret
 
     async def dismiss(self, name: str) -> bool:
         """The edge is none of ours from now on. False if there was neither an edge of that name nor an invitation."""
-        known = await self._catalog.dismiss(name)
-        await self.open()
-        return known
+        async with self._changing:
+            known = await self._catalog.dismiss(name)
+            await self._open()
+            return known
 
     # ---- how they stand
 
@@ -121,16 +135,21 @@ class Fleet:
                     release=told.release[:64] or known.release,
                 )
             )
-            self._acknowledged.set()
-            self._acknowledged = trio.Event()
+            self._look_again()
+
+    def _look_again(self) -> None:
+        self._acknowledged.set()
+        self._acknowledged = trio.Event()
 
     def _note(self, member: Member) -> None:
         self._members[member.name] = member
+        self._heard_at[member.name] = trio.current_time()
         self._unwritten.add(member.name)
 
     def is_live(self, member: Member) -> bool:
-        """Whether it was heard of within its lease."""
-        return member.seen_at > 0 and self._clock() - member.seen_at <= self.lease_s
+        """Whether it was heard of within its lease, by either clock."""
+        passed_s = trio.current_time() - self._heard_at.get(member.name, -math.inf)
+        return member.seen_at > 0 and min(passed_s, self._clock() - member.seen_at) <= self.lease_s
 
     def states(self) -> Sequence[EdgeState]:
         """How every edge stands, by name."""
@@ -155,26 +174,33 @@ class Fleet:
     async def wait_acknowledged(
         self, revision: int, timeout_s: float, progress: Callable[[int, int], Awaitable[None]]
     ) -> tuple[Sequence[str], Sequence[str]]:
-        """Wait until every edge that is live now has put ``revision`` in force, but no longer than ``timeout_s``.
+        """Wait until every edge that is live has put ``revision`` in force, but no longer than ``timeout_s``.
 
-        Returns those that have and those that have not, by name. ``progress`` is told how many of how many have.
+        One that comes, or comes back, meanwhile is waited for too. Returns those that have and those that have not, by name.
+        ``progress`` is told how many of how many have.
         """
-        asked = {name for name, member in self._members.items() if self.is_live(member)}
-        told = -1
+        asked: set[str] = set()
+
+        def look() -> set[str]:
+            """Who has it; ``asked`` is brought up to date."""
+            nonlocal asked
+            # One that is dismissed meanwhile serves in nobody's name; one that falls silent may serve on.
+            asked = {name for name, member in self._members.items() if name in asked or self.is_live(member)}
+            return {name for name in asked if self._members[name].verdicts >= revision}
+
+        told = (-1, -1)
         with trio.move_on_after(timeout_s):
             while True:
                 acknowledged = self._acknowledged
-                # One that is dismissed meanwhile serves in nobody's name.
-                asked &= self._members.keys()
-                have = {name for name in asked if self._members[name].verdicts >= revision}
-                if len(have) != told:
-                    told = len(have)
-                    await progress(told, len(asked))
+                have = look()
+                if (len(have), len(asked)) != told:
+                    told = (len(have), len(asked))
+                    await progress(*told)
                 if have == asked:
                     break
                 await acknowledged.wait()
-        have = {name for name in asked & self._members.keys() if self._members[name].verdicts >= revision}
-        return sorted(have), sorted(asked & self._members.keys() - have)
+        have = look()
+        return sorted(have), sorted(asked - have)
 
     # ---- in the background
 
@@ -191,6 +217,10 @@ class Fleet:
 
     async def _write_down(self) -> None:
         self.count()
+        async with self._changing:
+            await self._write()
+
+    async def _write(self) -> None:
         names, self._unwritten = self._unwritten, set()
         members = [self._members[name] for name in names if name in self._members]
         if members:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import pytest
 import trio
 import trio.testing
+from trio.testing import wait_all_tasks_blocked
 
 from origin.api.wire import Acknowledgement
+from origin.catalog import Member
 from origin.catalog.memory import MemoryCatalog
-from origin.fleet import Fleet
+from origin.fleet import WRITTEN_S, Fleet
 from origin.metrics import Metrics
 from tests.scripted import now
 
@@ -85,6 +89,52 @@ async def test_an_edge_that_is_dismissed_is_let_in_no_more(autojump_clock: trio.
     assert fleet.states() == ()
 
 
+async def test_who_is_dismissed_while_others_enrol_is_let_in_no_more(autojump_clock: trio.testing.MockClock) -> None:
+    catalog = MemoryCatalog()
+    fleet = await opened(catalog)
+    secret = await enrolled(fleet, "berlin")
+    read = catalog.edges
+
+    async def slow() -> Sequence[Member]:
+        """The first to ask hears of it last."""
+        catalog.edges = read  # type: ignore[method-assign]
+        found = await read()
+        await trio.sleep(1)
+        return found
+
+    async with trio.open_nursery() as nursery:
+        catalog.edges = slow  # type: ignore[method-assign]
+        nursery.start_soon(enrolled, fleet, "tokyo")
+        await wait_all_tasks_blocked()
+        await fleet.dismiss("berlin")
+    assert fleet.edge(f"Bearer {secret}") is None
+    assert [state.name for state in fleet.states()] == ["tokyo"]
+
+
+async def test_what_an_edge_had_in_force_is_not_written_down_of_who_enrols_in_its_place(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    catalog = MemoryCatalog()
+    fleet = await opened(catalog)
+    await enrolled(fleet, "berlin")
+    write = catalog.seen
+
+    async def slow(edges: Iterable[Member]) -> None:
+        await trio.sleep(1)
+        await write(edges)
+
+    catalog.seen = slow  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.run)
+        fleet.acknowledge("berlin", applied(7), 9)
+        await trio.sleep(WRITTEN_S + 0.5)
+        await enrolled(fleet, "berlin")
+        await trio.sleep(2)
+        assert [(each.serial, each.verdicts) for each in await catalog.edges()] == [(0, 0)]
+        assert [(each.serial, each.verdicts) for each in fleet.states()] == [(0, 0)]
+        nursery.cancel_scope.cancel()
+
+
 async def test_how_edges_stand_outlives_a_restart(autojump_clock: trio.testing.MockClock) -> None:
     catalog = MemoryCatalog()
     fleet = await opened(catalog)
@@ -155,6 +205,59 @@ async def test_who_does_not_acknowledge_in_time_is_named(autojump_clock: trio.te
         nursery.start_soon(dismiss)
         assert await fleet.wait_acknowledged(3, 30, silent) == (["tokyo"], ["berlin"])
     assert trio.current_time() - began == pytest.approx(30)
+
+
+async def test_who_comes_or_comes_back_while_others_are_waited_for_is_waited_for_too(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    fleet = await opened()
+    for name in ("berlin", "tokyo", "silent"):
+        await enrolled(fleet, name)
+    fleet.heard("tokyo")
+    await trio.sleep(LEASE_S + 1)
+    fleet.heard("berlin")
+
+    async def come() -> None:
+        await trio.sleep(1)
+        fleet.heard("tokyo")
+        await enrolled(fleet, "lisbon")
+        fleet.heard("lisbon")
+        await trio.sleep(1)
+        fleet.acknowledge("berlin", applied(3), 1)
+        await trio.sleep(1)
+        fleet.acknowledge("lisbon", applied(3), 1)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(come)
+        assert await fleet.wait_acknowledged(3, 30, silent) == (["berlin", "lisbon"], ["tokyo"])
+
+
+async def test_nobody_is_waited_for_who_was_dismissed(autojump_clock: trio.testing.MockClock) -> None:
+    fleet = await opened()
+    await enrolled(fleet, "leaving")
+    fleet.heard("leaving")
+
+    async def dismiss() -> None:
+        await trio.sleep(1)
+        await fleet.dismiss("leaving")
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dismiss)
+        assert await fleet.wait_acknowledged(3, 30, silent) == ([], [])
+    assert trio.current_time() - began == pytest.approx(1)
+
+
+async def test_an_edge_is_live_though_the_calendar_was_set(autojump_clock: trio.testing.MockClock) -> None:
+    ahead_s = 0.0
+    fleet = Fleet(MemoryCatalog(), lambda: now() + ahead_s, Metrics(), LEASE_S)
+    await fleet.open()
+    await enrolled(fleet, "berlin")
+    fleet.heard("berlin")
+    ahead_s = 86400.0
+    assert await fleet.wait_acknowledged(1, 30, silent) == ([], ["berlin"])
+    await trio.sleep(LEASE_S)
+    assert not fleet.states()[0].live
 
 
 async def test_without_edges_nobody_is_waited_for() -> None:
