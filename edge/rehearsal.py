@@ -132,17 +132,7 @@ def _reason(response: Response) -> str:
 async def _handler(service: Service, mirror: Callable[[Service], Mirror]) -> AsyncIterator[Handler]:
     metrics = Metrics()
     async with open_flights(metrics) as flights:
-        twin = service.alone(flights, metrics)
-        rules = service.rules
-
-        async def handle(request: Request) -> Response:
-            # Policy may change while a build goes on.
-            if service.rules is not rules:
-                return await mirror(service.alone(flights, metrics)).handle(request)
-            return await made.handle(request)
-
-        made = mirror(twin)
-        yield handle
+        yield mirror(service.alone(flights, metrics)).handle
 
 
 @asynccontextmanager

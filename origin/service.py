@@ -7,6 +7,7 @@ commands that an operator's socket offers: ``refresh``, ``why``, ``verify``, ``g
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -82,6 +83,7 @@ class Service:
         self._central = Central()
         self._own_rules: tuple[Rule, ...] = ()
         self.lapsed = ""
+        self._twins: weakref.WeakSet[Service] = weakref.WeakSet()
         self._serve_removed = serve_removed
         self.registries = registries
         self.metrics = metrics
@@ -235,25 +237,33 @@ class Service:
         """Answer for no page and no file from now on, but with that reason; ``""`` to go on. In force at once."""
         self.lapsed = reason
         self._pages.lapse(reason)
+        for twin in list(self._twins):
+            twin.lapse(reason)
 
     def alone(self, flights: Flights, metrics: Metrics) -> Service:
-        """A twin over the same store, under the policy of this moment, that has no source: what this node answers once nobody else does.
+        """A twin without sources over the same store, under the policy that this node has at any time: what it answers in an outage.
 
         It brings nothing here, and has nothing to ``run``.
         """
         twin = Service(
             self.registries, (), self._blobs, self._catalog, flights, metrics, self.clock, serve_removed=self._serve_removed
         )
-        twin.central, twin._central, twin._own_rules = self.central, self._central, self._own_rules
-        twin._enforce()
+        self._twins.add(twin)
+        twin._take_over(self)
         twin.lapse(self.lapsed)
         return twin
+
+    def _take_over(self, node: Service) -> None:
+        self.central, self._central, self._own_rules = node.central, node._central, node._own_rules
+        self._enforce()
 
     def _enforce(self) -> None:
         central = self._central
         shared = Policy(central.rules, central.digests)
         self._pages.enforce(Policy((*central.rules, *self._own_rules), central.digests), shared)
         self._files.review()
+        for twin in list(self._twins):
+            twin._take_over(self)
         self.metrics.rules.set(len(self.rules))
 
     def set_rules_trouble(self, reason: str) -> None:
