@@ -25,5 +25,7 @@ of its own), ``intercept.py`` (what the serving process has of it), ``trust.py``
 
 The rest: ``app.py`` wires it all, ``settings.py`` is what an operator can say, ``clients/`` points pip, npm, Maven and
 their kin here and back, ``run.py`` and ``environment.py`` lead one command through, ``lockfiles.py`` finds hosts that its lock
-files name, ``capturing.py`` and ``capture.py`` catch programs that know of no proxy, ``__main__.py`` is the command line.
+files name, ``capturing.py`` and ``capture.py`` catch programs that know of no proxy. ``locks/`` reads lock files, ``warm.py`` and
+``readiness/`` fetch what they need or say whether it is here, ``rehearsal.py`` and ``mvn.py`` find out what only a build knows.
+``__main__.py`` is the command line.
 """

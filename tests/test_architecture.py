@@ -83,6 +83,7 @@ MAY_BLOCK: dict[str, str] = {
     "origin.feed": "the whole ledger is walked in a worker thread, piece by piece",
     "origin.api.server": "large pages are framed and coded in worker threads",
     "origin.api.following": "large messages are coded in worker threads",
+    "origin.api.batches": "large batches are coded in worker threads",
     "origin.graveyard": "what large listings hold is freed in a worker thread",
     "origin.groups": "large listings are made one in worker threads",
     "origin.pages": "large listings are parsed in worker threads",
@@ -92,6 +93,7 @@ MAY_BLOCK: dict[str, str] = {
     "origin.sources.remote": "large pages are taken apart in a worker thread",
     "edge.intercept": "certificates are read in a worker thread",
     "edge.mirror": "a request's coded body is unpacked in a worker thread",
+    "edge.readiness": "files are hashed and archives read in worker threads, to know what more a lock needs",
     "edge.render": "large pages are written in worker threads",
 }
 """Where blocking calls are made, off the event loop. Prefixes of module names, each with its reason."""
