@@ -26,7 +26,7 @@ from .model import Allow, Clock, Digest, File, Hold, Listing, Page, Refuse, Stam
 from .notes import Notes
 from .policy.force import Policy
 from .policy.rules import judge_page
-from .prepared import added, is_prepared, merged, recalled, taken_off
+from .prepared import added, is_older, is_prepared, merged, recalled, taken_off
 from .prepared import remember as remember_taken
 from .proving import Proving
 from .registries import Registry
@@ -45,6 +45,9 @@ INSIST_S = 10.0
 
 REMOVAL_CONFIRM_S = 60.0
 """What is missing upstream is believed only when it is still missing this much later: CDN nodes disagree after a publish."""
+
+OLDER_RETRY_S = 5.0
+"""When to come back to a node of ours that has only something older than what is held."""
 
 LAPSED_S = 30.0
 """When to come back to a node that may not answer now."""
@@ -501,11 +504,11 @@ class Pages:
         if held is not None and comparable and held.listing is not None and held.answer.vanishing_since is None:
             serial = None if is_prepared(held.answer) else held.answer.serial
             known = Known(held.answer.etag, held.answer.last_modified, serial, max_age_s)
-        answer = await self._ask(page, known)
+        answer = await self._ask(page, known, held)
         match answer:
-            case NotModified(stamp):
+            case NotModified(stamp, received_at=received_at):
                 assert held is not None, "a 304 can only answer a condition"
-                return Refreshed("304", await self._renew(held, stamp), answer.trail)
+                return Refreshed("304", await self._renew(held, stamp, received_at), answer.trail)
             case Absent():
                 return Refreshed("404", await self._absent(page, held, answer), answer.trail)
             case Received(prepared=True):
@@ -513,23 +516,37 @@ class Pages:
             case Received():
                 return await self._received(page, held, answer)
 
-    async def _ask(self, page: Page, known: Known | None) -> Answer:
+    async def _ask(self, page: Page, known: Known | None, held: HeldPage | None = None) -> Answer:
+        """Ask one source after the other. One that has only something older than ``held`` has nothing."""
         last: Unavailable | None = None
         for source in self._sources:
             try:
-                return await source.page(page, known)
+                answer = await source.page(page, known)
             except Unavailable as error:
                 last = error
+                continue
+            if held is None or not await self._is_older(held, answer):
+                return answer
+            last = Unavailable(f"what the {source.name} has of {page.project} is older than what is held here", OLDER_RETRY_S)
         raise last or Unavailable("no source is configured")
 
-    async def _renew(self, held: HeldPage, stamp: Stamp) -> HeldPage:
+    async def _is_older(self, held: HeldPage, answer: Answer) -> bool:
+        page, registry = held.answer.page, self._registries[held.answer.page.registry]
+
+        async def reread(body: bytes) -> Listing:
+            return await self._work(len(body), lambda: registry.reread(page, body))
+
+        return held.listing is not None and await is_older(answer, held.listing, held.answer.received_at, self._clock(), reread)
+
+    async def _renew(self, held: HeldPage, stamp: Stamp, received_at: float | None = None) -> HeldPage:
+        """What is held was confirmed: now, or at ``received_at`` by whoever asked."""
         stamp = replace_revision(stamp, held.answer.stamp.revision)
-        now = self._clock()
+        at = self._clock() if received_at is None else max(held.answer.received_at, received_at)
         try:
-            await self._catalog.renew(held.answer.page, stamp, now)
+            await self._catalog.renew(held.answer.page, stamp, at)
         except Unavailable as error:
             log.warning("a confirmed page keeps its old stamp on disk: %s", error, extra={"page": held.answer.page.key})
-        held.restamp(stamp, now)
+        held.restamp(stamp, at)
         return held
 
     async def _absent(self, page: Page, held: HeldPage | None, answer: Absent) -> HeldPage:
@@ -538,7 +555,8 @@ class Pages:
             if waiting is not None:
                 return waiting
             await self._event("upstream-gone", page.key, f"upstream answers {answer.status}; its page is withdrawn")
-        stored = StoredAnswer(page, answer.status, b"", "", answer.stamp, self._clock())
+        received_at = self._clock() if answer.received_at is None else answer.received_at
+        stored = StoredAnswer(page, answer.status, b"", "", answer.stamp, received_at)
         return await self._publish(stored, None)
 
     async def _vanishing(self, held: HeldPage, gone: frozenset[str], what: str) -> HeldPage | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 import msgspec
@@ -16,6 +16,7 @@ import msgspec
 from .api.wire import is_page_etag
 from .catalog import Catalog, StoredAnswer
 from .model import Listing, Page, Verdict
+from .sources import Absent, Answer, NotModified
 
 log = logging.getLogger("leeward.prepared")
 
@@ -75,6 +76,34 @@ def added(prepared: Listing, view: Listing) -> Mapping[str, Verdict]:
     """What of a merged view's restrictions is this node's doing."""
     before = prepared.restrictions
     return {version: verdict for version, verdict in view.restrictions.items() if before.get(version) != verdict}
+
+
+async def is_older(
+    answer: Answer, held: Listing, received_at: float, now: float, reread: Callable[[bytes], Awaitable[Listing]]
+) -> bool:
+    """Whether a node of ours sent something from before what is held, which was received at ``received_at``.
+
+    It may be an edge that was away for longer, or an origin that was away when we were not. When its registry confirmed what it has is
+    known but for the time that the answer took: where that could make the difference, the one that lacks what the other has is older.
+    """
+    if isinstance(answer, NotModified) or not answer.prepared or answer.received_at is None:
+        return False
+    # A clock that was set back tells nothing.
+    if not answer.received_at < received_at <= now:
+        return False
+    if isinstance(answer, Absent):
+        return True
+    try:
+        listing = await reread(answer.body)
+    except ValueError:
+        # Whoever believes it will find that out.
+        return False
+    if listing.document == held.document:
+        return False
+    if answer.received_at + answer.unsure_s < received_at:
+        return True
+    lost = {entry.file.version for name, entry in held.entries.items() if name not in listing.entries}
+    return bool((lost | (held.bare - listing.bare)) - answer.restrictions.keys())
 
 
 def _key(page: Page) -> str:

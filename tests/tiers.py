@@ -64,7 +64,9 @@ class NodeSource:
             else:
                 view = await self.service.page(page, max_age_s=known.max_age_s if known is not None else None)
         except NotFound:
-            return Absent(404, Stamp(now() + 30, now() + 3600), prepared=True)
+            absence = await self.service._catalog.answer(page)
+            since = absence.received_at if absence is not None else None
+            return Absent(404, Stamp(now() + 30, now() + 3600), prepared=True, received_at=since)
         listing = view.listing
         facts = PageFacts(
             media_type="application/json",
@@ -74,7 +76,7 @@ class NodeSource:
         )
         etag, trail = page_etag(facts, listing.document), f"leeward-{self.name}; {view.cache_status}"
         if known is not None and known.etag == etag:
-            return NotModified(view.stamp, trail)
+            return NotModified(view.stamp, trail, view.received_at)
         return Received(
             listing.document,
             "application/json",

@@ -60,9 +60,6 @@ SOONER_S = 1.0
 LARGE_BYTES = 64 * 1024
 """Pages beyond this are framed and coded in a worker thread."""
 
-AGE_S = 2.0
-"""A page framed this long ago is sent again, though it says how old it is: many ask at once for what has just changed."""
-
 MEMORY_BYTES = 32 << 20
 """How much of framed pages is kept."""
 
@@ -231,12 +228,11 @@ class Face:
             url=registry.locate(page, None),
             serial=found.serial,
             last_modified=found.last_modified,
-            received_ago_s=round(max(0.0, now - found.received_at), 3),
             restrictions=dict(listing.restrictions),
             restricted_at=listing.restricted_at,
         )
         told = (
-            (STAMP, stamp_text(found.stamp.fresh_until - now, found.stamp.stale_until - now)),
+            (STAMP, stamp_text(found.stamp.fresh_until - now, found.stamp.stale_until - now, max(0.0, now - found.received_at))),
             ("Cache-Control", "no-store"),
             ("Vary", "Accept-Encoding"),
             ("Cache-Status", f"leeward; {found.cache_status}"),
@@ -246,7 +242,7 @@ class Face:
         if matches_weakly(request.header("if-none-match") or "", framed.etag):
             return Response(304, fields)
         coding = negotiate_coding(request.header("accept-encoding"), CODINGS)
-        body, digest = await framed.coded(facts, coding, trio.current_time())
+        body, digest = await framed.coded(coding)
         fields += [("Content-Type", PAGE_TYPE), ("Repr-Digest", digest)]
         if coding != "identity":
             fields.append(("Content-Encoding", coding))
@@ -258,11 +254,12 @@ class Face:
         now = self._service.clock()
         response = respond(error, request)
         # One that could not be written down is believed for this once.
-        fresh_s, stale_s = 0.0, freshness.STALE_S
+        fresh_s, stale_s, ago_s = 0.0, freshness.STALE_S, 0.0
         if answer is not None and answer.status in ABSENT:
             response.status = answer.status
             fresh_s, stale_s = answer.stamp.fresh_until - now, answer.stamp.stale_until - now
-        response.headers.append((STAMP, stamp_text(fresh_s, stale_s)))
+            ago_s = max(0.0, now - answer.received_at)
+        response.headers.append((STAMP, stamp_text(fresh_s, stale_s, ago_s)))
         return response
 
     # ---- files
@@ -494,31 +491,31 @@ def _counting(tally: Tally) -> Callable[[int, bool], None]:
 
 @dataclass(slots=True)
 class _FramedPage:
-    """One state of a page: its ETag, and its body by coding, with when it was made and its ``Repr-Digest``."""
+    """One state of a page: its ETag, and its body by coding, with its ``Repr-Digest``."""
 
     facts: PageFacts
     document: bytes
     etag: str
     threads: trio.CapacityLimiter
-    made: dict[str, tuple[float, bytes, str]] = field(default_factory=dict)
+    made: dict[str, tuple[bytes, str]] = field(default_factory=dict)
     making: trio.Lock = field(default_factory=trio.Lock)
 
     @property
     def size(self) -> int:
-        return len(self.document) + sum(len(body) for _, body, _ in self.made.values())
+        return len(self.document) + sum(len(body) for body, _ in self.made.values())
 
-    async def coded(self, facts: PageFacts, coding: str, now: float) -> tuple[bytes, str]:
-        """The body and its ``Repr-Digest``, made once for all who ask at about the same time. ``now`` is on trio's clock."""
+    async def coded(self, coding: str) -> tuple[bytes, str]:
+        """The body and its ``Repr-Digest``, made once for all."""
         async with self.making:
             made = self.made.get(coding)
-            if made is None or now - made[0] > AGE_S:
+            if made is None:
 
                 def make() -> tuple[bytes, str]:
-                    body = encode(frame_page(facts, self.document), coding)
+                    body = encode(frame_page(self.facts, self.document), coding)
                     return body, _field_member("sha256", sha256(body).digest())
 
-                made = self.made[coding] = (now, *await _work(len(self.document), make, self.threads))
-            return made[1], made[2]
+                made = self.made[coding] = await _work(len(self.document), make, self.threads)
+            return made
 
 
 class _Framed:
@@ -530,13 +527,12 @@ class _Framed:
         self._threads = trio.CapacityLimiter(2)
 
     async def page(self, page: Page, facts: PageFacts, document: bytes) -> _FramedPage:
-        lasting = msgspec.structs.replace(facts, received_ago_s=0.0)
         known = self._pages.get(page)
-        if known is not None and known.document is document and known.facts == lasting:
+        if known is not None and known.document is document and known.facts == facts:
             self._pages.move_to_end(page)
             return known
         etag = await _work(len(document), partial(page_etag, facts, document), self._threads)
-        made = self._pages[page] = _FramedPage(lasting, document, etag, self._threads)
+        made = self._pages[page] = _FramedPage(facts, document, etag, self._threads)
         self._pages.move_to_end(page)
         total = sum(each.size for each in self._pages.values())
         while total > self._limit_bytes and len(self._pages) > 1:

@@ -45,7 +45,9 @@ VERSION = 1
 ROOT = "/v1/"
 
 STAMP = "leeward-stamp"
-"""How long a page may be used from now on, in seconds, fresh and stale: ``"540.0 2592540.0"``. Relative, since clocks differ."""
+"""How long a page may be used from now on, fresh and stale, and how long ago its registry sent or confirmed it, in seconds:
+``"540.0 2592540.0 60.0"``. Relative, since clocks differ.
+"""
 
 VERDICTS = "leeward-verdicts"
 """The revision of the verdicts in force at the origin."""
@@ -137,15 +139,14 @@ class PageFacts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What goes before a page's document. The document is the stored form of what policy left of the listing (``Registry.reread`` reads
     it).
 
-    ``url`` is where upstream had it; ``last_modified`` is upstream's field; ``received_at`` how many seconds ago upstream confirmed it.
-    ``restrictions`` and ``restricted_at`` are those of ``Listing``.
+    ``url`` is where upstream had it; ``last_modified`` is upstream's field. ``restrictions`` and ``restricted_at`` are those of
+    ``Listing``.
     """
 
     media_type: str
     url: str = ""
     serial: int | None = None
     last_modified: str | None = None
-    received_ago_s: float = 0.0
     restrictions: dict[str, Verdict] = {}
     restricted_at: float = 0.0
 
@@ -176,19 +177,18 @@ def is_page_etag(etag: str | None) -> bool:
 
 def page_etag(facts: PageFacts, document: bytes) -> str:
     """A strong ETag of all that a page says, not of when it was asked for."""
-    lasting = msgspec.structs.replace(facts, received_ago_s=0.0)
-    return f'{_PAGE_ETAG}{hashlib.sha256(msgspec.json.encode(lasting) + b"\n" + document).hexdigest()[:40]}"'
+    return f'{_PAGE_ETAG}{hashlib.sha256(frame_page(facts, document)).hexdigest()[:40]}"'
 
 
-def stamp_text(fresh_s: float, stale_s: float) -> str:
+def stamp_text(fresh_s: float, stale_s: float, ago_s: float = 0.0) -> str:
     """The value of ``STAMP``."""
-    return f"{fresh_s:.3f} {stale_s:.3f}"
+    return f"{fresh_s:.3f} {stale_s:.3f} {ago_s:.3f}"
 
 
-def read_stamp(text: str) -> tuple[float, float]:
-    """Seconds of freshness and of staleness left. Raises ``ValueError``."""
-    fresh, _, stale = text.partition(" ")
-    return float(fresh), float(stale)
+def read_stamp(text: str) -> tuple[float, float, float]:
+    """Seconds of freshness and of staleness left, and since it was confirmed. Raises ``ValueError``."""
+    fresh, stale, ago = text.split(" ")
+    return float(fresh), float(stale), float(ago)
 
 
 class Existence(msgspec.Struct, frozen=True):

@@ -35,9 +35,9 @@ class Received:
     """A new document. ``url`` is the final one after redirects. ``stamp.revision`` is 0: the catalogue numbers revisions.
 
     ``digests`` are those of the whole document that came along in fields. ``prepared`` says that a node of ours sent it: ``body`` is then
-    the
-    stored form of what its policy left of the listing (``Registry.reread``), believed as it is, and ``restrictions`` and ``restricted_at``
-    are those of ``Listing``; ``received_at`` is when upstream sent or confirmed it, in UTC seconds. ``trail`` is that node's own
+    the stored form of what its policy left of the listing (``Registry.reread``), believed as it is, and ``restrictions`` and
+    ``restricted_at`` are those of ``Listing``. ``received_at`` is when upstream sent or confirmed it, in UTC seconds, at the earliest: it
+    may have been ``unsure_s`` later, since it is not known how long the answer was on its way. ``trail`` is that node's own
     ``Cache-Status``, to be shown before ours.
     """
 
@@ -54,25 +54,32 @@ class Received:
     restrictions: Mapping[str, Verdict] = field(default_factory=dict)
     restricted_at: float = 0.0
     received_at: float | None = None
+    unsure_s: float = 0.0
     trail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NotModified:
-    """What is held is current, until ``stamp`` says otherwise."""
+    """What is held is current, until ``stamp`` says otherwise. ``received_at`` is as in ``Received``; None for now."""
 
     stamp: Stamp
     trail: str = ""
+    received_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Absent:
-    """Upstream says cleanly that there is no such page. ``status`` is 404 or 410. ``prepared`` is as in ``Received``."""
+    """Upstream says cleanly that there is no such page. ``status`` is 404 or 410.
+
+    ``prepared``, ``received_at`` and ``unsure_s`` are as in ``Received``.
+    """
 
     status: int
     stamp: Stamp
     prepared: bool = False
     trail: str = ""
+    received_at: float | None = None
+    unsure_s: float = 0.0
 
 
 type Answer = Received | NotModified | Absent

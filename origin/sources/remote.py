@@ -194,17 +194,21 @@ class RemoteSource:
                 case 200:
                     return await self._page(answer, asked_at)
                 case 304 if etag is not None:
-                    return NotModified(_stamp(answer, asked_at), self._trail(answer))
+                    stamp, received_at = _stamp(answer, asked_at)
+                    return NotModified(stamp, self._trail(answer), received_at)
                 case 404 | 410 if answer.field(wire.STAMP) is not None:
                     return self._absent(answer, asked_at)
                 case _:
                     raise await self._refusal("page", answer)
 
     def _absent(self, answer: Answer, asked_at: float) -> Absent:
-        return Absent(answer.status, _stamp(answer, asked_at), prepared=True, trail=self._trail(answer))
+        stamp, received_at = _stamp(answer, asked_at)
+        unsure_s = self._clock() - asked_at
+        return Absent(answer.status, stamp, True, self._trail(answer), received_at, unsure_s)
 
     async def _page(self, answer: Answer, asked_at: float) -> Received:
-        stamp = _stamp(answer, asked_at)
+        stamp, received_at = _stamp(answer, asked_at)
+        unsure_s = self._clock() - asked_at
         sha256 = hashlib.sha256()
         with self._watching() as watch:
 
@@ -238,7 +242,8 @@ class RemoteSource:
             prepared=True,
             restrictions=facts.restrictions,
             restricted_at=facts.restricted_at,
-            received_at=asked_at - facts.received_ago_s,
+            received_at=received_at,
+            unsure_s=unsure_s,
             trail=self._trail(answer),
         )
 
@@ -570,10 +575,10 @@ def _verdict(problem: _Problem) -> Refuse | Hold:
     return Refuse(reason, problem.rule) if problem.until is None else Hold(problem.until, reason, problem.rule)
 
 
-def _stamp(answer: Answer, asked_at: float) -> Stamp:
-    """How long a page may be used, as it was told. Raises ``Failed``."""
+def _stamp(answer: Answer, asked_at: float) -> tuple[Stamp, float]:
+    """How long a page may be used, as it was told, and since when it is known, if the answer took no time. Raises ``Failed``."""
     try:
-        fresh_s, stale_s = wire.read_stamp(answer.field(wire.STAMP) or "")
+        fresh_s, stale_s, ago_s = wire.read_stamp(answer.field(wire.STAMP) or "")
     except ValueError:
         raise Failed("parse", f"{answer.url.host} does not say how long its page may be used") from None
-    return Stamp(asked_at + fresh_s, asked_at + stale_s)
+    return Stamp(asked_at + fresh_s, asked_at + stale_s), asked_at - ago_s

@@ -15,7 +15,7 @@ import trio.testing
 import zstandard
 
 from origin.api import wire
-from origin.api.server import AGE_S, page_of
+from origin.api.server import page_of
 from origin.http import Response
 from origin.model import File, Page, Refuse
 from origin.registries import Registry
@@ -40,7 +40,13 @@ def blob_target(upload: Upload) -> str:
 
 
 def stamp_of(response: Response) -> list[float]:
-    return list(wire.read_stamp(response.header(wire.STAMP) or ""))
+    """Seconds of freshness and of staleness left."""
+    return list(wire.read_stamp(response.header(wire.STAMP) or ""))[:2]
+
+
+def age_of(response: Response) -> float:
+    """How many seconds ago the registry confirmed it."""
+    return wire.read_stamp(response.header(wire.STAMP) or "")[2]
 
 
 async def fetched(a: Asked, upload: Upload) -> None:
@@ -116,13 +122,22 @@ async def test_a_page_is_coded_as_the_asker_reads_it(tmp_path: Path, accepted: s
 
 async def test_a_page_says_how_old_it_is(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with asked(tmp_path, PROJECTS) as a:
-        for age_s in (0, AGE_S - 1, 100):
-            await trio.sleep(age_s)
-        facts, _ = wire.read_page(await content(await a.ask(PAGE)))
-        first = facts.received_ago_s
+        first = await a.ask(PAGE)
+        assert age_of(first) == pytest.approx(0, abs=0.5)
         await trio.sleep(30)
-        facts, _ = wire.read_page(await content(await a.ask(PAGE)))
-        assert facts.received_ago_s - first == pytest.approx(30, abs=AGE_S)
+        assert age_of(await a.ask(PAGE)) == pytest.approx(30, abs=0.5)
+        known = await a.ask(PAGE, {"if-none-match": first.header("etag") or ""})
+        assert known.status == 304
+        assert age_of(known) == pytest.approx(30, abs=0.5)
+
+
+async def test_an_absence_says_how_old_it_is(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    async with asked(tmp_path, PROJECTS) as a:
+        for age_s in (0, 20):
+            await trio.sleep(age_s)
+            response = await a.ask("/v1/pages/pypi/nothing")
+            assert response.status == 404
+            assert age_of(response) == pytest.approx(age_s, abs=0.5)
 
 
 async def test_a_large_page_is_framed_once_for_all_who_ask_at_once(tmp_path: Path) -> None:
