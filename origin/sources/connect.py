@@ -68,7 +68,7 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         addresses = await resolve(host, port)
         if self._trusted is not None and (host.lower(), port) not in self._trusted:
             await self._check(addresses, port)
-        return await self._race(addresses, port, timeout)
+        return await self._race(addresses, port, timeout, socket_options)
 
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None
@@ -89,11 +89,13 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         if port < 1024 and port not in WEB_PORTS:
             raise AddressRefused(f"is in our own network, where its registry may not send us to port {port}")
 
-    async def _race(self, addresses: list[str], port: int, timeout_s: float | None) -> httpcore.AsyncNetworkStream:
+    async def _race(
+        self, addresses: list[str], port: int, timeout_s: float | None, socket_options: Iterable[httpcore.SOCKET_OPTION] | None
+    ) -> httpcore.AsyncNetworkStream:
         return LargeReads(
             await race(
                 addresses,
-                lambda address: self._tcp.connect_tcp(address, port, timeout=timeout_s),
+                lambda address: self._tcp.connect_tcp(address, port, timeout=timeout_s, socket_options=socket_options),
                 lambda stream: stream.aclose(),
                 (httpcore.ConnectError, httpcore.ConnectTimeout),
             )

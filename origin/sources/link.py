@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,16 @@ UNREACHABLE_S = 1.9
 
 IDLE_S = 60.0
 """How long an idle connection is kept."""
+
+KEPT_ALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 4),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A question for news waits where nothing moves. That its connection is gone, whose other end was told and not we, is noticed in 4 s; that
+the network is, in 10 s.
+"""
 
 IDLE_CONNECTIONS = 32
 
@@ -107,6 +118,7 @@ class Link:
             max_keepalive_connections=IDLE_CONNECTIONS,
             keepalive_expiry=IDLE_S,
             network_backend=backend,
+            socket_options=KEPT_ALIVE,
         )
         # Whether somebody is there, a connection that was made before does not tell.
         self._fresh = httpcore.AsyncConnectionPool(

@@ -202,11 +202,11 @@ async def test_what_a_listing_may_reach_depends_on_where_its_upstream_is(home: s
     backend = CheckedBackend("home.test", reaches("http://home.test:3141/", "alias.test"))
     reached: list[list[str]] = []
 
-    async def race(addresses: list[str], port: int, timeout_s: float | None) -> httpcore.AsyncNetworkStream:
+    async def race(addresses: list[str], *_: object) -> httpcore.AsyncNetworkStream:
         reached.append(addresses)
         raise httpcore.ConnectError
 
-    backend._race = race  # type: ignore[method-assign]
+    backend._race = race  # type: ignore[assignment, method-assign]
     with pytest.raises(httpcore.ConnectError):
         await backend.connect_tcp(host, port)
     assert reached == ([[names[host]]] if passes else [])
