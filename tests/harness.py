@@ -198,6 +198,9 @@ class Edge:
     names in ``.test``: the edge, and every command run beside it, finds those and no others.
     """
 
+    host = "127.0.0.1"
+    """What it listens on."""
+
     def __init__(
         self,
         directory: Path,
@@ -252,7 +255,7 @@ class Edge:
             self._process = subprocess.Popen(
                 [
                     *[sys.executable, "-m", "tests.ageing", str(self.clock), "edge"],
-                    *["serve", *self._options(), "--listen", f"127.0.0.1:{self.port}"],
+                    *["serve", *self._options(), "--listen", f"{self.host}:{self.port}"],
                 ],
                 cwd=ROOT,
                 env=self._environment(),

@@ -198,10 +198,10 @@ class _Facts:
 
     def ever_recalled(self, project: str, version: str) -> bool:
         """Whether any file of the release ever was."""
-        return any(one.key in recall.keys for one in self.releases[project][version] for recall in self.recalls)
+        return any(one.key in (*recall.keys, *recall.also) for one in self.releases[project][version] for recall in self.recalls)
 
     def _targets(self, key: str) -> set[str]:
-        return {recall.target for recall in self.recalls if key in recall.keys}
+        return {recall.target for recall in self.recalls if key in (*recall.keys, *recall.also)}
 
     def _spans(self, target: str) -> list[tuple[float, float]]:
         """From when until when ``target`` may be in force somewhere."""
@@ -375,10 +375,11 @@ def _order(facts: _Facts, report: Report) -> None:
         last[place.edge] = place
     if facts.healed is None or not chain:
         return
+    head = max((line.serial for line in chain.values() if line.at <= facts.healed), default=0)
     for edge, place in last.items():
         report.looked_at["I3"] += 1
-        if place.serial != max(chain):
-            report.found("I3", f"{edge} stayed at line {place.serial} of {max(chain)}", place)
+        if place.serial < head:
+            report.found("I3", f"{edge} stayed at line {place.serial} of {head}", place)
 
 
 def _equal(facts: _Facts, report: Report) -> None:
@@ -509,7 +510,8 @@ def _upstream(facts: _Facts, report: Report) -> None:
         here = (record.by, record.key)
         number = next((life.number for life in lives[record.by] if life.began <= record.at <= (life.ended or math.inf)), 0)
         asked[record.by, number, record.key] += 1
-        if record.status not in (200, 206) or not record.complete:
+        # What is found to be recalled is not stored, and so may be fetched again.
+        if record.status not in (200, 206) or not record.complete or facts.withdrawn(record.key, record.at, record.at):
             continue
         if here in whole:
             report.found("I6", f"{record.by} took {record.key} from its registry again, undisturbed", whole[here], record)

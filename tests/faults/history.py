@@ -74,7 +74,8 @@ class Call(Record, frozen=True, kw_only=True):
 class Recalled(Record, frozen=True, kw_only=True):
     """An operator recalled ``target``, or with ``undo`` took that back. ``keys`` are its files, ``releases`` are (project, version).
 
-    ``acknowledged`` are the edges that had put it in force when the command returned.
+    ``also`` are files that may be refused along with them. ``acknowledged`` are the edges that had put it in force when the command
+    returned; ``succeeded`` says that it is known to have done it.
     """
 
     invoked: float
@@ -82,6 +83,7 @@ class Recalled(Record, frozen=True, kw_only=True):
     target: str
     undo: bool = False
     keys: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     releases: tuple[tuple[str, str], ...] = ()
     acknowledged: tuple[str, ...] = ()
     succeeded: bool = True

@@ -10,6 +10,7 @@ import contextlib
 import random
 import signal
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import kill as send_signal
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Protocol
 
 from tests.fakes import Fake
-from tests.faults.history import Fault, History, Life, now
+from tests.faults import sampling
+from tests.faults.history import Fault, History, Life, Verified, now
 from tests.faults.network import Network
 
 ORIGIN = "origin"
@@ -136,7 +138,7 @@ class Process(Protocol):
     @property
     def data(self) -> Path: ...
 
-    def start(self, wait: bool = True) -> object: ...
+    def start(self) -> object: ...
 
     def kill(self) -> None: ...
 
@@ -153,17 +155,21 @@ class Node:
         self._history = history
         self._began = now()
 
-    def start(self, wait: bool = True) -> None:
+    def start(self) -> None:
+        """Start it, and return once it is ready."""
         with self.lock:
             self._began = now()
-            self._network.run(self.name, self.process.start, wait)
+            self._network.run(self.name, self.process.start)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL, and a look at what it leaves."""
         with self.lock:
             self.process.kill()
             self._history.add(Life(node=self.name, number=self.life, began=self._began, ended=now(), how="killed"))
             self.life += 1
+            missing = sampling.missing(self.process.data)
+            told = f"killed, its catalogue names blobs that are not there: {missing}" if missing else ""
+            self._history.add(Verified(at=now(), node=self.name, succeeded=not missing, told=told))
 
     def signal(self, number: int) -> None:
         with self.lock:
@@ -198,6 +204,7 @@ class Nemesis:
         self._recall = recall
         self._told = told
         self._failed: list[BaseException] = []
+        self._busy: defaultdict[tuple[str, ...], threading.Lock] = defaultdict(threading.Lock)
         self._over = threading.Event()
 
     def run(self, acts: Sequence[Act]) -> None:
@@ -225,10 +232,15 @@ class Nemesis:
                 case "recall":
                     self._recall(act)
                 case _:
-                    began = now()
-                    with self._fault(act):
-                        self._over.wait(act.lasts_s)
-                    self._history.add(Fault(kind=act.kind, began=began, ended=now(), whom=act.whom))
+                    # A node that is slow to come back is not what was scheduled any more: it is left in peace.
+                    if self._busy[act.whom].acquire(blocking=False):
+                        try:
+                            began = now()
+                            with self._fault(act):
+                                self._over.wait(act.lasts_s)
+                            self._history.add(Fault(kind=act.kind, began=began, ended=now(), whom=act.whom))
+                        finally:
+                            self._busy[act.whom].release()
         except BaseException as error:  # noqa: BLE001 -- handed over to run
             self._failed.append(error)
 

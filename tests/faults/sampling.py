@@ -95,8 +95,8 @@ def line_of(serial: int, record: bytes, chain: bytes, at: float) -> Line:
     """A row of the ledger."""
     said = json.loads(record)
     digest = said.get("digest")
-    told = str(digest["value"]) if said["kind"] == "file" and digest else ""
-    return Line(at=at, serial=serial, hash=chain.hex(), kind=said["kind"], resource=said["resource"], digest=told)
+    told = str(digest["value"]) if said.get("kind", "page") == "file" and digest else ""
+    return Line(at=at, serial=serial, hash=chain.hex(), kind=said.get("kind", "page"), resource=said["resource"], digest=told)
 
 
 def ledger(data: Path) -> list[Line]:
@@ -117,6 +117,14 @@ def bound(node: str, data: Path) -> Bound:
         if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == digest:
             whole.append(digest)
     return Bound(at=now(), node=node, names=names, whole=tuple(whole))
+
+
+def missing(data: Path) -> list[str]:
+    """Blobs that a node's catalogue says it holds, and that are not in its store, whole."""
+    found = bound("", data)
+    with reading(data) as connection:
+        held = {_hex(row[0]) for row in connection.execute("SELECT digest FROM holdings")}
+    return sorted(held - set(found.whole))
 
 
 def place(data: Path) -> tuple[int, str]:
