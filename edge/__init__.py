@@ -2,7 +2,8 @@
 
 An edge is an origin with a front door. It runs the same service as an origin (``origin/service.py``: pages and files,
 whatever the source) and adds faces, which say who may ask: the mirror face, registries that tools are pointed at, and the
-proxy face, where tools go on asking the registries that they know, and find this edge.
+proxy face, where tools go on asking the registries that they know, and find this edge. Alone it asks the registries; one that
+follows an origin asks that first, then its siblings, and the registries only if it may.
 
 The path of one request:
 
@@ -22,6 +23,10 @@ The path of one request:
 
 The proxy face's certificates: ``certificates.py`` (what they say), ``authority.py`` and ``signer.py`` (who signs, in a process
 of its own), ``intercept.py`` (what the serving process has of it), ``trust.py`` and ``ca.py`` (what clients are given).
+
+With an origin: ``enrolment.py`` (how an edge comes to be one of its), ``follow.py`` and ``following/`` (its feed, its verdicts, what is
+brought here beforehand, what it is told). Its siblings ask at ``/v1/…`` of the same listener and are shown what is held here, by
+``origin/api/server.py``.
 
 The rest: ``app.py`` wires it all, ``settings.py`` is what an operator can say, ``clients/`` points pip, npm, Maven and
 their kin here and back, ``run.py`` and ``environment.py`` lead one command through, ``lockfiles.py`` finds hosts that its lock

@@ -93,9 +93,11 @@ class Follower:
         self._policy.noticed(revision)
 
     async def begin(self) -> None:
-        """Put in force what was known at the last contact, and see whether the lease is over. Raises ``Unavailable``."""
-        await self._policy.begin()
+        """Put in force what was known at the last contact, and what the origin says now if it answers at once; see whether the lease is
+        over. Raises ``Unavailable``.
+        """
         await self._lease.begin()
+        await self._policy.begin()
 
     async def run(self) -> None:
         """Follow until cancelled."""

@@ -19,6 +19,9 @@ from .standing import Lease, jittered
 
 log = logging.getLogger("leeward.follow")
 
+START_S = 2.0
+"""How long a start may wait for the origin."""
+
 RETRY_S = 2.0
 """The pause before the verdicts are asked for again, or written down again."""
 
@@ -67,13 +70,20 @@ class Policy:
         return self.in_force.revision
 
     async def begin(self) -> None:
-        """Put in force what was known at the last contact. Raises ``Unavailable``."""
+        """Put in force what was known at the last contact, and what the origin says now if it answers at once. Raises ``Unavailable``."""
         known = await self._facts.get("verdicts", InForce)
         if known is not None:
             self._epoch = known.epoch
             self._durable = known
             self._put(known.verdicts)
             self._vouch()
+        # An origin that answers is heard before anything is served; one that does not keeps nobody waiting for long.
+        with trio.move_on_after(START_S):
+            try:
+                async with self._fetching:
+                    await self._fetch(self._epoch)
+            except (Unavailable, ValueError) as error:
+                log.info("starting with the verdicts of the last contact: %s", error)
 
     def noticed(self, revision: int) -> None:
         """An answer of the origin named this revision."""

@@ -200,6 +200,25 @@ async def test_what_was_recalled_before_a_restart_is_refused_before_anything_els
             assert edge.keeper.central.recalls[0].target == "pkg:pypi/evil"
 
 
+async def test_what_was_recalled_while_an_edge_was_down_is_refused_before_it_serves_anything(clock: MockClock) -> None:
+    async with following() as origin:
+        edge = Edge(origin)
+        async with edge.run():
+            await soon(lambda: origin.acknowledged)
+        await origin.recall("pkg:pypi/evil")
+        async with edge.run():
+            assert edge.keeper.central.revision == 1
+
+
+async def test_an_origin_that_hangs_keeps_no_edge_from_starting(clock: MockClock) -> None:
+    async with following() as origin:
+        edge = Edge(origin)
+        origin.silent = True
+        began = trio.current_time()
+        async with edge.run():
+            assert trio.current_time() - began <= 2
+
+
 async def test_a_recall_that_could_not_be_written_down_is_in_force_and_not_acknowledged_until_it_is(clock: MockClock) -> None:
     async with following() as origin:
         edge = Edge(origin)
