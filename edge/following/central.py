@@ -62,8 +62,8 @@ class Central:
         self._channel = channel
 
     async def verdicts(self) -> wire.Verdicts:
-        """The policy in force there."""
-        return msgspec.json.decode(await self._get("verdicts"), type=wire.Verdicts)
+        """The policy in force there. A list of malware makes it as large as any listing."""
+        return msgspec.json.decode(await self._get("verdicts", LISTING_S, LARGE_BYTES), type=wire.Verdicts)
 
     async def changes(self, after: str, verdicts: int, wait_s: float, limit: int) -> tuple[wire.Batch, list[bytes]]:
         """The next lines; waits for some, or for a change of policy, up to ``wait_s``. Raises ``Outdated``."""

@@ -96,6 +96,7 @@ class Feed:
         self._place: Place | None = None
         self._is_in_step = False
         self._back = 0
+        self._odd: int | None = None
 
     async def run(self) -> None:
         """Follow until cancelled. Never ends by itself."""
@@ -147,11 +148,14 @@ class Feed:
         self._is_in_step = True
         self._lease.contact(asked_at)
         self._agreed()
-        if not records and batch.verdicts != self._policy.revision:
-            # What the origin says of its verdicts does not fit together: it would answer at once for ever.
+        # Once that is news which came meanwhile. If it is said again, what the origin says of its verdicts does not fit together: it would
+        # answer at once for ever.
+        odd = batch.verdicts if not records and batch.verdicts != self._policy.revision else None
+        if odd is not None and odd == self._odd:
             await trio.sleep(jittered(RETRY_S[1], random.random))
         elif len(records) < LINES:
             await trio.sleep(GATHER_S)
+        self._odd = odd
 
     async def _apply(self, place: Place, batch: wire.Batch, records: Sequence[bytes]) -> None:
         """Put a batch in force. Raises ``Forked`` or ``RolledBack``, ``WentBack``, ``Unavailable``, ``ValueError``."""
@@ -175,6 +179,9 @@ class Feed:
             self._applied(Applied(place.cursor, wanted))
         else:
             self._standing.reached(serial, batch.head)
+            if not self._is_in_step:
+                # An origin that lets us in anew knows nothing of what was acknowledged before.
+                self._applied(Applied(place.cursor))
 
     def _read(self, record: bytes) -> Change | None:
         """A line; None for one that only a later Leeward understands."""

@@ -115,7 +115,7 @@ class Policy:
             self._heard = trio.Event()
             try:
                 async with self._fetching:
-                    if self._is_news:
+                    if self._is_news or (self._durable is None and self._epoch):
                         await self._fetch(self._epoch)
             except WentBack as error:
                 log.error("%s", error)  # noqa: TRY400 -- a sentence for the operator, no fault of the program

@@ -41,6 +41,9 @@ LOOK_S = 2.0
 
 BATCH = 1000
 
+NOWHERE = wire.cursor_text("-", 0)
+"""The cursor of an edge that has nowhere to follow from yet: what it has in force is told all the same."""
+
 
 class Acknowledging:
     """Tells what is in force here. ``due`` says that there is something new of that."""
@@ -83,7 +86,7 @@ class Acknowledging:
                         with trio.move_on_after(AT_MOST_S):
                             await self._policy.wait_applied()
                 self._due = trio.Event()
-                if not self._cursor:
+                if not self._cursor and self._policy.vouched in (0, self._told):
                     continue
                 try:
                     await self._acknowledge()
@@ -102,7 +105,7 @@ class Acknowledging:
         wanted, _, oldest = await self._catalog.unresolved()
         await self._central.acknowledge(
             wire.Acknowledgement(
-                cursor=self._cursor,
+                cursor=self._cursor or NOWHERE,
                 verdicts=verdicts,
                 unresolved=wanted,
                 oldest_unresolved_s=max(0.0, self._clock() - oldest) if oldest is not None else 0.0,

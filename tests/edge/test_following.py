@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -265,6 +266,103 @@ async def test_verdicts_do_not_go_back_within_an_epoch(clock: MockClock) -> None
             await soon(lambda: edge.count("feed_diverged"))
             assert edge.keeper.central.revision == 1
             assert "went back" in str((await follower.status())["diverged"])
+
+
+async def test_a_recall_is_acknowledged_by_an_edge_that_is_still_taking_in_what_there_is(clock: MockClock) -> None:
+    async with following() as origin:
+        edge = Edge(origin)
+        origin.part = 1
+        for name in ("six", "seven"):
+            await origin.page(name)
+        give, more = origin._snapshot, trio.Event()
+
+        async def slow(after: str, limit: int) -> wire.Snapshot:
+            if after:
+                await more.wait()
+            return await give(after, limit)
+
+        origin._snapshot = slow  # type: ignore[method-assign]
+        async with edge.run() as follower:
+            await soon(lambda: origin.asked.count("snapshot") == 2)
+            await origin.recall("pkg:pypi/evil")
+            follower.noticed(1)
+            assert await soon(lambda: origin.acknowledged) < 2
+            assert origin.acknowledged[-1].verdicts == edge.keeper.central.revision == 1
+            assert wire.read_cursor(origin.acknowledged[-1].cursor)[0] != origin.ledger.epoch, "it follows from nowhere yet"
+            more.set()
+            await soon(lambda: origin.acknowledged[-1].cursor == origin.ledger.cursor)
+
+
+async def test_an_edge_that_starts_says_what_it_has_in_force_though_there_is_no_news(clock: MockClock) -> None:
+    async with following() as origin:
+        edge = Edge(origin)
+        await origin.recall("pkg:pypi/evil")
+        async with edge.run():
+            await soon(lambda: origin.acknowledged and origin.acknowledged[-1].verdicts == 1)
+        origin.acknowledged.clear()
+        async with edge.run():
+            assert await soon(lambda: origin.acknowledged) < 2
+            assert (origin.acknowledged[0].verdicts, origin.acknowledged[0].cursor) == (1, origin.ledger.cursor)
+
+
+async def test_policy_that_changes_while_it_is_fetched_keeps_no_edge_from_hearing_the_next_change(clock: MockClock) -> None:
+    async with following() as origin:
+        edge = Edge(origin)
+        async with edge.run():
+            await soon(lambda: origin.acknowledged)
+            await trio.sleep(1)
+            first = wire.Verdicts(revision=1)
+
+            def another(what: str) -> None:
+                if what == "verdicts":
+                    origin.trouble = lambda _: None
+                    origin.policy = wire.Verdicts(revision=2)
+                    origin.ledger.verdicts = 2
+
+            origin.trouble = another
+            origin.set_policy(first)
+            await soon(lambda: edge.keeper.central.revision == 2)
+            await trio.sleep(0.2)
+            origin.noticed = lambda _: None
+            origin.set_policy(wire.Verdicts(revision=3))
+            assert await soon(lambda: edge.keeper.central.revision == 3) < 0.2
+
+
+async def test_policy_that_could_not_be_written_down_is_written_down_as_soon_as_it_can_be(clock: MockClock) -> None:
+    async with following() as origin:
+        edge = Edge(origin)
+        async with edge.run() as follower:
+            await soon(lambda: origin.acknowledged)
+            await trio.sleep(1)
+            remember, left = edge.catalog.remember, [Unavailable("the disk is full")]
+
+            async def failing(key: str, value: str) -> None:
+                if left:
+                    raise left.pop()
+                await remember(key, value)
+
+            edge.catalog.remember = failing  # type: ignore[method-assign]
+            # Heard of by the way, while the question for news is kept.
+            origin.policy = wire.Verdicts(revision=1)
+            origin.ledger.verdicts = 1
+            follower.noticed(1)
+            assert await soon(lambda: origin.acknowledged[-1].verdicts == 1) < 4
+
+
+async def test_a_hundred_thousand_rules_are_taken_over(clock: MockClock) -> None:
+    rule = {"name": "malware", "match": f"pkg:npm/{'x' * 60}", "action": "refuse", "reason": "listed as malware: " + "y" * 120}
+    async with following() as origin:
+        edge = Edge(origin)
+        ask, limits = origin.request, dict[str, int]()
+
+        async def request(*args: object, limit_bytes: int, **more: object) -> object:
+            limits[str(args[1])] = limit_bytes
+            return await ask(*args, limit_bytes=limit_bytes, **more)  # type: ignore[arg-type]  # passed on as they came
+
+        origin.request = request  # type: ignore[assignment]
+        async with edge.run():
+            await soon(lambda: origin.acknowledged)
+        assert limits["/v1/verdicts"] > 100_000 * len(msgspec.json.encode(rule))
 
 
 # ---- a ledger that is not the one it was
