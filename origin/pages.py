@@ -331,6 +331,8 @@ class Pages:
             # One at a time: a hundred askers after a rule's edit must not restrict a large page a hundred times.
             async with held.making:
                 await self._make_view(held, held.listing)
+        # Whoever was waiting when a lapse came would have a rendering kept that no lapse voids any more.
+        self.require_leave()
         view = held.view
         assert view is not None
         about = self._registries[view.page.registry].version_of(view.page) if view.restrictions else None

@@ -14,6 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from origin.api.wire import Recall, Verdicts
 from origin.errors import NotFound, Refused, Unavailable
 from origin.files import Delivery
+from origin.metrics import Metrics
 from origin.model import Arriving, Digest, File, Page, Relay, Span
 from origin.registries.maven import Maven
 from origin.registries.npm import NPM
@@ -399,6 +400,46 @@ async def test_after_a_lapse_nothing_is_answered_until_it_ends(tmp_path: Path, s
         again = await b.service.page(PAGE)
         assert (again.outcome, again.validity.valid) == ("hit", True)
         assert await read(await b.service.deliver(b.file(upload), hold_s=8)) == upload.content
+
+
+async def test_what_was_asked_for_before_a_lapse_and_comes_after_it_is_not_given(
+    tmp_path: Path, shelf: Shelf, clock: MockClock
+) -> None:
+    async with bench(tmp_path, {"six": [wheel(shelf)]}) as b, trio.open_nursery() as nursery:
+        b.source.open_gate = trio.Event()
+
+        async def ask() -> None:
+            with pytest.raises(Unavailable, match="out of touch"):
+                await b.service.page(PAGE)
+
+        nursery.start_soon(ask)
+        await wait_all_tasks_blocked()
+        b.service.lapse("out of touch with the origin")
+        b.source.open_gate.set()
+
+
+@pytest.mark.parametrize("by", ["purl", "digest"])
+async def test_a_twin_is_under_the_policy_that_its_node_has_by_now(
+    tmp_path: Path, shelf: Shelf, clock: MockClock, by: str
+) -> None:
+    upload = wheel(shelf)
+    async with bench(tmp_path, {"six": [upload]}) as b:
+        await read(await b.service.deliver(b.file(upload), hold_s=8))
+        await landed(b)
+        twin = b.service.alone(b.flights, Metrics())
+        shown, sent = await twin.page(PAGE), await twin.deliver(b.file(upload), hold_s=8)
+        assert isinstance(sent.body, Span)
+        assert sent.body.validity is not None
+        recall(b.service, "pkg:pypi/six@1.0" if by == "purl" else str(sha256(upload.content)))
+        assert (shown.validity.valid, sent.body.validity.valid) == (False, False)
+        sent.body.close()
+        with pytest.raises(Refused, match=WORM):
+            await twin.deliver(b.file(upload), hold_s=8)
+        b.service.set_central(Verdicts(revision=2))
+        assert await read(await twin.deliver(b.file(upload), hold_s=8)) == upload.content
+        b.service.lapse("out of touch with the origin")
+        with pytest.raises(Unavailable, match="out of touch"):
+            await twin.deliver(b.file(upload), hold_s=8)
 
 
 # ---- what is brought here, and what is held
