@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import collections
 import contextlib
+import gzip
 import hashlib
 import heapq
 import itertools
@@ -35,6 +36,9 @@ from edge.following.feed import GATHER_S, LINES, WAIT_S
 from edge.following.reporting import AT_MOST_S
 from origin.api import wire
 from origin.feed import checked
+
+GZIP = b"\x1f\x8b"
+"""How what is in gzip begins, and no JSON (RFC 1952 §2.3.1)."""
 
 HANDSHAKES = 32
 """How many edges enrol at a time."""
@@ -199,6 +203,7 @@ class Followers:
                         self.seen.received += follower.needed
                     follower.buffer, follower.needed = b"", -1
                     self._advance(follower, body)
+                    return
         except ssl.SSLWantReadError:
             return
         except (OSError, Broken) as error:
@@ -233,7 +238,8 @@ class Followers:
         enrolled = msgspec.json.decode((yield _request("POST", "enrol", enrolment)), type=wire.Enrolled)
         field = f"Authorization: Bearer {enrolled.secret}\r\n"
         ledger_key = base64.b64decode(enrolled.key)
-        snapshot = msgspec.json.decode((yield _request("GET", "snapshot?after=&limit=1", field=field)), type=wire.Snapshot)
+        part = yield _request("GET", "snapshot?after=&limit=1", field=field)
+        snapshot = msgspec.json.decode(_plain(part), type=wire.Snapshot)
         at = Step(snapshot.cursor, 0, bytes.fromhex(snapshot.hash), ())
         self._starting -= 1
         is_level = False
@@ -259,7 +265,7 @@ class Followers:
     def _checked(self, chain: bytes, body: bytes, key: bytes) -> Step:
         step = self._steps.get((chain, body))
         if step is None:
-            batch, records = wire.read_lines(body)
+            batch, records = wire.read_lines(_plain(body))
             published = tuple(msgspec.json.decode(record, type=_Line).at for record in records)
             step = Step(batch.cursor, batch.verdicts, checked(batch, records, chain, key), published)
             if len(self._steps) > 10_000:
@@ -281,9 +287,13 @@ class Followers:
 def _request(method: str, what: str, body: bytes = b"", field: str = "") -> bytes:
     length = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if method == "POST" else ""
     return (
-        f"{method} {wire.ROOT}{what} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: leeward/0\r\nAccept-Encoding: identity\r\n"
+        f"{method} {wire.ROOT}{what} HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: leeward/0\r\nAccept-Encoding: gzip\r\n"
         f"{field}{length}\r\n"
     ).encode() + body
+
+
+def _plain(body: bytes) -> bytes:
+    return gzip.decompress(body) if body.startswith(GZIP) else body
 
 
 def _answer(follower: Follower) -> bytes | None:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 import trio
 
 from . import targets
+from .api.batches import Batches
 from .api.following import Following
 from .api.polling import Polling
 from .api.server import Face
@@ -75,9 +76,12 @@ async def serve(
         origin = await open_origin(node, settings, _hosts(settings, host), url)
         await _take_rules(loaded, origin.policy)
         certificate = _certificate(origin, node)
-        following = Following(origin.central, node.registries, node.deployment)
+        batches = Batches(origin.ledger)
+        following = Following(origin.central, node.registries, node.deployment, batches)
         face = Face(node.service, node.catalog, node.registries, node.metrics, node.deployment, origin.fleet.edge, rest=following)
-        polling = Polling(origin.ledger, origin.fleet, origin.fleet.edge, node.metrics.tally("replication", "", "other", "local"))
+        polling = Polling(
+            origin.ledger, batches, origin.fleet, origin.fleet.edge, node.metrics.tally("replication", "", "other", "local")
+        )
         server = _server(settings, node, Front(face, node.metrics), polling)
         async with trio.open_nursery() as nursery:
             await nursery.start(serve_control, settings.data / SOCKET, commands(origin, running=True))

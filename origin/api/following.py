@@ -24,6 +24,7 @@ from ..model import Refuse
 from ..registries import Registry
 from ..tokens import read_secret
 from . import wire
+from .batches import Batches, coding_for, fields_of
 from .server import CODINGS, LARGE_BYTES, Query, message, read
 
 log = logging.getLogger("leeward.replication")
@@ -66,8 +67,11 @@ class Central:
 class Following:
     """Answers what ``Face`` does not. ``drain`` ends all waiting, so that a stop need not be waited for."""
 
-    def __init__(self, central: Central, registries: Mapping[str, Registry], deployment: str) -> None:
+    def __init__(
+        self, central: Central, registries: Mapping[str, Registry], deployment: str, batches: Batches | None = None
+    ) -> None:
         self._central = central
+        self._batches = batches or Batches(central.ledger)
         self._registries = registries
         self._deployment = deployment
         self._waiting: set[trio.CancelScope] = set()
@@ -159,10 +163,11 @@ class Following:
                     await ledger.wait_beyond(after, _number(query, "verdicts", 0), 0 if self._draining else wait_s)
                 finally:
                     self._waiting.discard(scope)
-            body = await ledger.batch(after, max(1, _number(query, "limit", 1000)))
+            coding = coding_for(request.header("accept-encoding"))
+            body, coding = await self._batches.batch(after, max(1, _number(query, "limit", 1000)), coding)
         except CursorGone as error:
             return problem(410, "Cannot be followed from there", str(error), instance=request.target)
-        return Response(200, [("Content-Type", wire.LINES_TYPE), ("Cache-Control", "no-store")], body)
+        return Response(200, fields_of(coding), body)
 
     async def _snapshot(self, _: str, request: Request, query: Query) -> Response:
         limit = max(1, min(PARTS, _number(query, "limit", 1000)))

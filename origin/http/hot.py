@@ -260,10 +260,11 @@ def wish_of(headers: Headers) -> bytes:
 class Facts:
     """What a header block means: which answers it may be given (None: it has to be read in full) and by what wish.
 
-    ``is_plain`` tells that nothing in it asks for more than what the request line does; then ``authorization`` is who asks.
+    ``is_plain`` tells that nothing in it asks for more than what the request line does; then ``authorization`` and ``accept_encoding`` are
+    the fields' values.
     """
 
-    __slots__ = ("authorization", "epoch", "is_plain", "pages", "wish")
+    __slots__ = ("accept_encoding", "authorization", "epoch", "is_plain", "pages", "wish")
 
     def __init__(self, epoch: object, pages: Pages | None, wish: bytes) -> None:
         self.epoch = epoch
@@ -271,6 +272,7 @@ class Facts:
         self.wish = wish
         self.is_plain = False
         self.authorization: str | None = None
+        self.accept_encoding: str | None = None
 
 
 # Fields that a kept answer takes no account of: a request with one is read in full.
@@ -342,6 +344,7 @@ class Recogniser:
                     pages = self._hot.pages(standing.face, standing.base, self._scope(authorization))
                     facts = Facts(self._hot.epoch, pages, wish_of(head.headers))
                 facts.is_plain, facts.authorization = True, authorization
+                facts.accept_encoding = ", ".join(head.values("accept-encoding")) or None
         except Malformed:
             pass  # read in full again, and refused there
         if len(block) <= LIMIT_BLOCK_BYTES:

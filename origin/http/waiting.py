@@ -23,6 +23,7 @@ from . import Response
 from .connection import Connection
 from .conversation import House
 from .h1 import http_date, write_head
+from .hot import Facts
 
 LOOK_S = 1.0
 """How often it is looked who has waited for long enough."""
@@ -36,7 +37,7 @@ PIPELINED_BYTES = 16 * 1024
 TURN = 32
 """How many are told between two checkpoints."""
 
-MESSAGES = 8
+MESSAGES = 16
 """How many answers are kept as they were sent. Those who follow closely all ask for the same."""
 
 
@@ -54,8 +55,8 @@ class Polls(Protocol):
     prefix: bytes
     tally: Tally
 
-    def asked(self, line: bytes, authorization: str | None, address: str) -> Poll | None:
-        """What a request means. ``line`` is its first, with CR LF; its other fields are plain. None if the handler has to see it."""
+    def asked(self, line: bytes, facts: Facts, address: str) -> Poll | None:
+        """What a request means. ``line`` is its first, with CR LF; its fields are plain. None if the handler has to see it."""
         ...
 
     def has_news(self, question: Hashable) -> bool:
@@ -122,7 +123,7 @@ class Waiting:
         facts = recogniser.recall(block) or recogniser.study(block)
         if not facts.is_plain:
             return None
-        poll = self._polls.asked(line, facts.authorization, connection.address)
+        poll = self._polls.asked(line, facts, connection.address)
         if poll is None:
             return None
         answer = self._polls.answer_nowait(poll.question)

@@ -11,6 +11,7 @@ import trio.testing
 
 from origin.errors import Unavailable
 from origin.http import Request, Response
+from origin.http.hot import Facts
 from origin.http.listen import Limits
 from origin.http.waiting import PIPELINED_BYTES, Poll
 from origin.metrics import Tally
@@ -31,7 +32,7 @@ class News:
         self.wait_s = wait_s
         self.number = 0
         self.size = 0
-        self.asking: list[tuple[str | None, str]] = []
+        self.asking: list[tuple[str | None, str | None, str]] = []
         self.answered: list[Hashable] = []
         self.failure: Exception | None = None
         self.ready: Response | None = None
@@ -40,11 +41,11 @@ class News:
         self._news = 0
         self._moved = trio.Event()
 
-    def asked(self, line: bytes, authorization: str | None, address: str) -> Poll | None:
+    def asked(self, line: bytes, facts: Facts, address: str) -> Poll | None:
         after = line.removeprefix(LINE).removesuffix(b" HTTP/1.1\r\n")
-        if not after.isdigit() or authorization == "nobody":
+        if not after.isdigit() or facts.authorization == "nobody":
             return None
-        self.asking.append((authorization, address))
+        self.asking.append((facts.authorization, facts.accept_encoding, address))
         return Poll(int(after), self.wait_s)
 
     def has_news(self, question: Hashable) -> bool:
@@ -88,14 +89,14 @@ async def wait_waiting(server: Running, count: int) -> None:
 async def test_a_poll_waits_without_a_task_until_there_is_news() -> None:
     news = News()
     async with running(plain, polls=news) as server, server.client() as client:
-        await client.send(get("/news?after=0", "Authorization: one"))
+        await client.send(get("/news?after=0", "Authorization: one", "Accept-Encoding: a", "Accept-Encoding: b"))
         await wait_waiting(server, 1)
         assert server.server.statistics()["busy"] == 0
         news.tell()
         answer = await client.answer()
         assert (answer.status, answer.body, answer.headers["x-news"]) == (200, b"0 to 1", "1")
         assert answer.headers["date"] == "Fri, 15 Jan 2027 08:00:00 GMT"
-        assert news.asking == [("one", "127.0.0.1")]
+        assert news.asking == [("one", "a, b", "127.0.0.1")]
         assert server.seen == []
         assert (news.tally.count, news.tally.sent) == (1, len(b"0 to 1"))
         await client.send(get("/news?after=1"))
