@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -27,6 +27,9 @@ log = logging.getLogger("leeward.follow")
 
 FRESH = 5000
 """How many of what the feed has just told of are kept in memory; all are in the catalogue."""
+
+BACKLOG = 500
+"""How many of the rest are read at a time."""
 
 LOOK_S = 5.0
 """How often the catalogue is asked for what has become due."""
@@ -102,6 +105,8 @@ class Bringing:
         self._fresh: dict[str, Wanted] = {}
         self._running: dict[str, Wanted] = {}
         self._active = 0
+        self._backlog: deque[Wanted] = deque()
+        self._refill_at = 0.0
         self._making_room = trio.Lock()
         self._pages: Counter[tuple[str, str]] = Counter()
         self._done: list[str] = []
@@ -116,6 +121,8 @@ class Bringing:
             if wanted.key not in self._fresh and (len(self._fresh) < FRESH or wanted.key in self._running):
                 self._fresh[wanted.key] = wanted
                 self._count(wanted, 1)
+                self._metrics.replication_wanted.inc()
+        self._refill_at = 0.0
         self._look.set()
 
     async def run(self) -> None:
@@ -137,7 +144,7 @@ class Bringing:
                     self._running[wanted.key] = wanted
                     self._active += 1
                     nursery.start_soon(self._bring, wanted, is_fresh)
-                with trio.move_on_after(jittered(LOOK_S, random.random)):
+                with trio.move_on_after(LOOK_S):
                     await self._look.wait()
 
     async def _due(self) -> list[Wanted]:
@@ -145,14 +152,21 @@ class Bringing:
         room = self._at_once - self._active
         found: list[Wanted] = []
         for wanted in self._fresh.values():
-            if len(found) < room and self._may_begin(wanted):
+            if len(found) >= room:
+                break
+            if self._may_begin(wanted):
                 found.append(wanted)
-        if len(found) < room:
+        if len(found) < room and not self._backlog and trio.current_time() >= self._refill_at:
             # What runs, or waits to be written down, still stands there; or it did when this was read.
             known = frozenset((*self._running, *self._fresh))
-            for wanted in await self._catalog.wanted(self._clock(), limit=100 + len(known)):
-                if len(found) < room and wanted.key not in known and wanted.key not in self._fresh and self._may_begin(wanted):
-                    found.append(wanted)
+            rows = await self._catalog.wanted(self._clock(), limit=BACKLOG + len(known))
+            self._backlog.extend(each for each in rows if each.key not in known)
+            if not self._backlog:
+                self._refill_at = trio.current_time() + jittered(LOOK_S, random.random)
+        while self._backlog and len(found) < room:
+            wanted = self._backlog.popleft()
+            if wanted.key not in self._fresh and self._may_begin(wanted):
+                found.append(wanted)
         return found
 
     def _may_begin(self, wanted: Wanted) -> bool:
@@ -240,6 +254,7 @@ class Bringing:
     # ---- what became of them
 
     async def _settle(self) -> None:
+        told_at = -math.inf
         while True:
             with trio.move_on_after(LOOK_S):
                 await self._settling.wait()
@@ -253,13 +268,18 @@ class Bringing:
                     await self._catalog.settle(
                         [key for key in done if key not in self._fresh], [each for each in failed if each.key not in self._fresh]
                     )
-                await self._tell()
             except Unavailable as error:
                 # They will be tried again, which does no harm.
                 log.warning("what was brought could not be written down: %s", error)
             for key in (*done, *(each.key for each in failed)):
                 self._running.pop(key, None)
             self._look.set()
+            if trio.current_time() >= told_at + LOOK_S or not self._running:
+                told_at = trio.current_time()
+                try:
+                    await self._tell()
+                except Unavailable as error:
+                    log.warning("what is wanted cannot be counted: %s", error)
 
     async def _tell(self) -> None:
         wanted, dead, oldest = await self._catalog.unresolved()

@@ -36,7 +36,6 @@ class Snapshots:
     def __init__(
         self, central: Central, catalog: Catalog, keeper: Keeper, facts: Facts, wanting: Wanting, standing: Standing, clock: Clock
     ) -> None:
-        self.taken = 0
         self._central = central
         self._catalog = catalog
         self._keeper = keeper
@@ -78,7 +77,6 @@ class Snapshots:
         log.info("following the origin", extra={"from": state.place.cursor, "taken_in": state.done})
         self._state = None
         self._standing.progress = None
-        self.taken += 1
         return state.place
 
     async def _first(self) -> Resync:
