@@ -230,7 +230,9 @@ def fit(figures: Sequence[Figure]) -> tuple[float, float]:
 def project(figures: Sequence[Figure]) -> list[str]:
     """What one core carries, with what that rests on."""
     last = max(figures, key=lambda figure: figure.edges)
-    idle, cost = fit(figures) if len(figures) > 1 else (last.alone_cpu, (last.cpu - last.alone_cpu) / last.requests)
+    idle, fitted_cost = fit(figures)
+    # With more edges each request finds less of what it needs in the processor's caches: no less is believed than what the last took.
+    cost = max(fitted_cost, (last.cpu - last.alone_cpu) / last.requests if last.requests else 0.0)
     if cost <= 0:
         return ["There is nothing to project from: the origin's time did not grow with what it was asked."]
     capacity = (BUSY - idle) / cost
@@ -241,8 +243,8 @@ def project(figures: Sequence[Figure]) -> list[str]:
     at_most = capacity / slowest
     traffic = last.bytes / last.edges
     fitted = (
-        f"Fit: {idle:.1%} of a core, and {cost * 1e6:.0f} us for each request answered; each of {last.edges} edges sends {per_edge:.1f} a"
-        " second."
+        f"Fit: {idle:.1%} of a core, and {fitted_cost * 1e6:.0f} us for each request answered; with {last.edges} edges, each of which sends"
+        f" {per_edge:.1f} a second, it is {cost * 1e6:.0f} us."
     )
     carried = (
         f"Projection: a core that is {BUSY:.0%} busy answers {capacity:,.0f} requests a second. That carries {_round(at_pace)} edges at"
