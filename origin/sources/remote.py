@@ -512,8 +512,9 @@ class RemoteSource:
         match status:
             case 401:
                 return Unavailable(f"{host} {self.UNKNOWN}", wait_s or 60)
-            case 403 if problem.rule:
-                return Refused(_verdict(problem))
+            case 403:
+                # Whatever kept its reason from us: what was refused there is looked for nowhere else.
+                return Refused(_verdict(problem, host))
             case 404 | 410 if kind == "file":
                 return NotFound(problem.detail or "there is no such file")
             case 502:
@@ -570,9 +571,9 @@ class _Chunks:
             raise source._error(failed) from failed.__cause__
 
 
-def _verdict(problem: _Problem) -> Refuse | Hold:
-    reason = problem.reason or problem.detail
-    return Refuse(reason, problem.rule) if problem.until is None else Hold(problem.until, reason, problem.rule)
+def _verdict(problem: _Problem, host: str) -> Refuse | Hold:
+    reason, rule = problem.reason or problem.detail or f"{host} refuses it", problem.rule or "origin"
+    return Refuse(reason, rule) if problem.until is None else Hold(problem.until, reason, rule)
 
 
 def _stamp(answer: Answer, asked_at: float) -> tuple[Stamp, float]:

@@ -304,7 +304,6 @@ def status(code: int, *fields: tuple[str, str], **problem: object) -> Handler:
     [
         (status(503, ("Retry-After", "17"), detail="the registry hangs"), "the registry hangs", 17),
         (status(500), "answers 500", 5),
-        (status(403), "answers 403", 5),
         (status(404), "answers 404", 5),
         (status(508, detail="a loop"), "answers 508: a loop", 5),
         (status(302, ("Location", "https://elsewhere.test/")), "answers 302", 5),
@@ -319,6 +318,16 @@ async def test_whatever_else_is_said_means_that_it_cannot_answer_now(
             await source.page(PAGE, None)
         assert caught.value.retry_after_s == retry_after_s
         assert source.available("pypi", "page"), "somebody is there"
+
+
+async def test_what_is_refused_without_a_reason_that_can_be_read_is_looked_for_nowhere_else(at: Stage) -> None:
+    async with sourced(at) as source:
+        at.handle = status(403)
+        with pytest.raises(Refused, match="refuses it"):
+            await source.page(PAGE, None)
+        with pytest.raises(Refused, match="refuses it"):
+            async with source.file(WHEEL, ENTRY):
+                pytest.fail("nothing can be opened")
 
 
 async def test_wrong_bytes_above_are_wrong_bytes_here(at: Stage) -> None:
