@@ -170,12 +170,12 @@ class CentralPolicy:
             digest = parse_digest(name)
             bindings = tuple(await self._catalog.named(digest)) if digest.algorithm == "sha256" else ()
             releases = (self._release(binding) for binding in bindings)
-            return Meant(name, _joined((), (purl for purl in releases if purl)), (name,), bindings, ())
+            return Meant(name, _joined((), (purl for purl in releases if purl)), _known((digest,), bindings), bindings, ())
         bindings = tuple([binding async for binding in self._bindings(name)])
-        digests = _joined((), (str(binding.digest) for binding in bindings))
         mine = {binding.file.key for binding in bindings}
-        named = [each for digest in digests for each in await self._catalog.named(parse_digest(digest))]
-        return Meant(name, (name,), digests, bindings, tuple(each for each in named if each.file.key not in mine))
+        named = [each for digest in {binding.digest for binding in bindings} for each in await self._catalog.named(digest)]
+        also = tuple(each for each in named if each.file.key not in mine)
+        return Meant(name, (name,), _known((), bindings), bindings, also)
 
     async def _bindings(self, purl: str) -> AsyncIterator[Binding]:
         """The names bound here that a purl with or without a spec is about. One of no known version is so only if all versions are."""
@@ -267,6 +267,15 @@ def spelled(target: str) -> str:
         raise ValueError(
             f"{text[:100]!r} names neither a release, as in pkg:pypi/evil@1.0, nor bytes, as in sha256:<64 hexadecimal digits>"
         ) from None
+
+
+def _known(first: Iterable[Digest], bindings: Iterable[Binding]) -> tuple[str, ...]:
+    """``first`` and all digests that bindings know of their bytes: an edge may have met those under another name, by another algorithm.
+
+    MD5 is left out: others can be given the same.
+    """
+    told = (digest for binding in bindings for digest in (binding.digest, *binding.aliases) if digest.algorithm != "md5")
+    return _joined(map(str, first), map(str, told))
 
 
 def _joined(first: Iterable[str], second: Iterable[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 import pytest
@@ -135,6 +135,16 @@ async def test_bytes_mean_the_releases_that_have_such_a_file() -> None:
             assert meant.target == str(digest("same")) == meant.digests[0]
             assert meant.purls == ("pkg:maven/org.evil/lib@2.0", "pkg:npm/%40scope/evil@1.0.0")
             assert len(meant.bindings) == 3
+
+
+async def test_bytes_are_recalled_by_every_digest_that_is_known_of_them_but_md5() -> None:
+    async with stand() as at:
+        named = binding("npm:evil:1.0:evil-1.0.tgz")
+        sha512, sha1, md5 = (Digest(each, hashlib.new(each, b"evil").hexdigest()) for each in ("sha512", "sha1", "md5"))
+        await at.catalog.bind(replace(named, aliases=(md5, sha1, sha512)))
+        for target in ("pkg:npm/evil@1.0", str(named.digest)):
+            recall, _ = await at.policy.recall(target, "bad")
+            assert recall.digests == (str(named.digest), str(sha1), str(sha512))
 
 
 async def test_what_nobody_has_yet_can_be_recalled_beforehand() -> None:
