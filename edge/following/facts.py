@@ -22,11 +22,13 @@ class Place(msgspec.Struct, frozen=True):
 
 
 class Resync(msgspec.Struct, frozen=True, kw_only=True):
-    """A snapshot that is being taken in. ``place`` is where to follow from when it is; ``after`` is where its next part begins, None when
-    there is none.
+    """A snapshot that is being taken in, for who wants what is called ``wanted``.
+
+    ``place`` is where to follow from when it is; ``after`` is where its next part begins, None when there is none.
     """
 
     place: Place
+    wanted: str
     after: str | None = ""
     done: int = 0
     total: int = 0

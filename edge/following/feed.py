@@ -129,7 +129,7 @@ class Feed:
     async def _turn(self) -> None:
         """One question, or one snapshot."""
         if self._place is None:
-            self._place = await self._facts.get("place", Place)
+            self._place = await self._snapshots.place()
         if self._place is None:
             self._place = await self._snapshots.take()
             self._applied(Applied(self._place.cursor, is_snapshot=True))

@@ -1,7 +1,7 @@
 """Where following begins: with a snapshot of what the origin holds, taken in part by part, and gone on with after a restart.
 
-It begins so for an edge that is new, one that was away for longer than the origin keeps lines, and one whose origin was restored from a
-backup. What is here stays here; its pages are in doubt, and are asked for again.
+It begins so for an edge that is new, one that was away for longer than the origin keeps lines, one whose origin was restored from a
+backup, and one whose settings want something else than before. What is here stays here; its pages are in doubt, and are asked for again.
 """
 
 from __future__ import annotations
@@ -46,6 +46,18 @@ class Snapshots:
         self._state: Resync | None = None
         self._is_cut = False
 
+    async def place(self) -> Place | None:
+        """Where to follow from, None if that takes a snapshot first. Raises ``Unavailable``."""
+        place, wanted = await self._facts.get("place", Place), await self._facts.get("wanted", str)
+        if place is None or wanted == self._wanting.name:
+            return place
+        if self._wanting.mode == "none":
+            await self._facts.keep("wanted", self._wanting.name)
+            return place
+        log.info("what is wanted here is not what it was: all that the origin holds is looked at again")
+        await self._catalog.follow(self._facts.pair("place", None))
+        return None
+
     async def begin(self, outdated: Place) -> None:
         """Forget the place that cannot be followed from: only a snapshot leads on. Raises ``Unavailable``."""
         # Whoever would read from the first line and may not has to do without the beginning.
@@ -58,7 +70,9 @@ class Snapshots:
     async def take(self) -> Place:
         """Take a snapshot in, or the rest of one, and say where to follow from. Raises ``Unavailable`` and ``ValueError``."""
         told_at = trio.current_time()
-        state = self._state or await self._facts.get("resync", Resync) or await self._first()
+        state = self._state or await self._facts.get("resync", Resync)
+        if state is None or state.wanted != self._wanting.name:
+            state = await self._first()
         while state.after is not None:
             self._state = state
             self._standing.progress = Progress(state.done, state.total)
@@ -73,7 +87,10 @@ class Snapshots:
                 raise ValueError("the snapshot changed its epoch between two parts")
             self._standing.heard()
             state = await self._take_in(state, part)
-        await self._catalog.follow({**self._facts.pair("place", state.place), **self._facts.pair("resync", None)})
+        facts = self._facts
+        await self._catalog.follow(
+            facts.pair("place", state.place) | facts.pair("wanted", self._wanting.name) | facts.pair("resync", None)
+        )
         log.info("following the origin", extra={"from": state.place.cursor, "taken_in": state.done})
         self._state = None
         self._standing.progress = None
@@ -81,17 +98,17 @@ class Snapshots:
 
     async def _first(self) -> Resync:
         """The first part, and what was here before put in doubt."""
-        all_of_it = self._wanting.match is not None
+        all_of_it, name = self._wanting.match is not None, self._wanting.name
         part = await self._central.snapshot("", PART if all_of_it else 1)
         self._standing.heard()
         await self._doubt_all()
         if all_of_it:
-            return await self._take_in(Resync(place=Place(part.cursor, part.hash), total=part.total), part)
+            return await self._take_in(Resync(place=Place(part.cursor, part.hash), wanted=name, total=part.total), part)
         if self._wanting.mode == "popular" and not self._is_cut:
             # What is popular is said in lines of the ledger, from the first on.
             epoch, _ = wire.read_cursor(part.cursor)
-            return Resync(place=Place(wire.cursor_text(epoch, 0), wire.GENESIS.hex()), after=None)
-        return Resync(place=Place(part.cursor, part.hash), after=None)
+            return Resync(place=Place(wire.cursor_text(epoch, 0), wire.GENESIS.hex()), wanted=name, after=None)
+        return Resync(place=Place(part.cursor, part.hash), wanted=name, after=None)
 
     async def _take_in(self, state: Resync, part: wire.Snapshot) -> Resync:
         """Want what a part names and is not here, and remember that this was seen to."""

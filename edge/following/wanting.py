@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from origin.api import wire
 from origin.catalog import Wanted
 from origin.model import Allow, Change, File, Page
+from origin.pages import ABSENT
 from origin.policy.purls import purl_of, split
 
 from ..settings import ReplicateSettings
@@ -20,6 +21,8 @@ class Wanting:
 
     def __init__(self, asked: ReplicateSettings, kinds: Mapping[str, str]) -> None:
         self.mode = asked.mode
+        self.name = " ".join((asked.mode, *sorted(asked.match)))
+        """What is wanted, in one line: with another one another snapshot is taken in."""
         self._globs = asked.match
         self._projects = tuple(_of_project(glob) for glob in asked.match)
         self._kinds = kinds
@@ -87,8 +90,17 @@ def file_of(change: Change) -> File:
 
 
 def stale_of(changes: Sequence[Change]) -> list[tuple[str, str]]:
-    """The (registry, project) pairs whose pages changed, each once."""
-    return list(dict.fromkeys((change.registry, change.project) for change in changes if change.kind == "page"))
+    """The (registry, project) pairs whose pages changed, each once.
+
+    That a file does not exist says nothing of them: Maven's clients look for many that never were.
+    """
+    return list(
+        dict.fromkeys(
+            (change.registry, change.project)
+            for change in changes
+            if change.kind == "page" and not change.view.startswith(ABSENT)
+        )
+    )
 
 
 def _of_project(glob: str) -> str:

@@ -14,6 +14,7 @@ from origin.api import wire
 from origin.catalog import Access
 from origin.errors import Corrupt, NotFound, Refused, Unavailable
 from origin.model import ALLOW, Change, File, Hold, Page, Refuse, Verdict
+from origin.pages import ABSENT
 from tests.following import ALL, KINDS, NONE, POPULAR, Edge, Keeper, binding, file, following, once, soon
 from tests.scripted import now
 
@@ -83,6 +84,11 @@ def test_what_several_lines_tell_of_is_wanted_once_and_its_pages_are_stale_once(
     lines = [line(page, "page"), line(SIX), line(page, "page")]
     assert [each.key for each in Wanting(ALL, KINDS).wanted(lines, frozenset(), 5.0)] == [page.key, SIX.key]
     assert stale_of(lines) == [("pypi", "six")]
+
+
+def test_that_a_file_does_not_exist_makes_no_page_stale() -> None:
+    absence = Page("maven", "org.example/lib", f"{ABSENT}org/example/lib/1.0/lib-1.0-sources.jar")
+    assert stale_of([line(absence, "page", status=404)]) == []
 
 
 # ---- where it begins
@@ -169,6 +175,54 @@ async def test_an_edge_that_wants_what_is_popular_does_without_a_beginning_that_
             await soon(lambda: origin.acknowledged and origin.acknowledged[-1].cursor == origin.ledger.cursor)
             await origin.popular(file("seven"))
             await soon(lambda: file("seven").key in edge.keeper.kept)
+
+
+async def test_an_edge_that_wants_more_than_before_looks_at_all_that_there_is(clock: MockClock) -> None:
+    async with following() as origin:
+        page = await origin.page("six")
+        await origin.bind(file("six"))
+        edge = Edge(origin, NONE)
+        async with edge.run():
+            await soon(lambda: origin.acknowledged)
+        edge.asked = ALL
+        async with edge.run():
+            await soon(lambda: len(edge.keeper.kept) == 2 and not edge.catalog._wanted)
+            assert edge.keeper.kept == [page.key, file("six").key]
+        asked = origin.asked.count("snapshot")
+        for less in (ALL, NONE):
+            edge.asked = less
+            async with edge.run():
+                await origin.page("seven")
+                await soon(lambda: edge.count("feed_serial") == origin.ledger.head)
+        assert origin.asked.count("snapshot") == asked, "who wants no more than before goes on where it was"
+        edge.asked = POPULAR
+        await origin.popular(file("six"))
+        async with edge.run():
+            await soon(lambda: edge.count("feed_serial") == origin.ledger.head and not edge.catalog._wanted)
+            assert file("six").key in edge.keeper.kept
+
+
+async def test_a_snapshot_that_is_half_taken_in_is_begun_anew_for_who_wants_something_else(clock: MockClock) -> None:
+    async with following() as origin:
+        origin.part = 1
+        for name in ("five", "six", "seven"):
+            await origin.page(name)
+        give = origin._snapshot
+
+        async def slow(after: str, limit: int) -> wire.Snapshot:
+            if origin.asked.count("snapshot") == 3:
+                await trio.sleep_forever()
+            return await give(after, limit)
+
+        origin._snapshot = slow  # type: ignore[method-assign]
+        edge = Edge(origin, matching("pkg:pypi/seven"))
+        async with edge.run():
+            await soon(lambda: origin.asked.count("snapshot") == 3)
+        edge.asked = ALL
+        async with edge.run():
+            await soon(lambda: origin.acknowledged and origin.acknowledged[-1].cursor == origin.ledger.cursor)
+            await soon(lambda: not edge.catalog._wanted)
+            assert sorted(edge.keeper.kept) == ["pypi:five:", "pypi:seven:", "pypi:six:"]
 
 
 async def test_an_edge_that_was_alone_doubts_what_it_holds_when_it_begins_to_follow(clock: MockClock) -> None:
