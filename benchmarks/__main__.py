@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from . import catalogue, fleet, hot, memory, outage, packument, stampede
+from . import catalogue, fleet, hot, memory, outage, packument, propagation, stampede
 
 
 def main() -> int:
@@ -18,7 +18,8 @@ def main() -> int:
         help="hot (default): pages, 304, wheels beside nginx; stampede: 100 clients on one cold wheel; "
         "memory: 1,000 slow readers, a listing of 20,000 files; outage: pip while the registry is down; "
         "packument: 100 clients on a cold packument of 50 MB; catalogue: 1,000,000 releases beside 1,000; "
-        "fleet: up to 1,000 edges that follow one origin; all",
+        "fleet: up to 1,000 edges that follow one origin; "
+        "propagation: what one of three edges fetches, and when the others have it; all",
     )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default %(default)s)")
     parser.add_argument(
@@ -34,6 +35,7 @@ def main() -> int:
         "packument": lambda: packument.run(options.rounds),
         "catalogue": lambda: catalogue.run(options.rounds),
         "fleet": lambda: fleet.run(options.edges, options.seconds or fleet.SECONDS, options.changes),
+        "propagation": lambda: propagation.run(options.rounds),
         "outage": lambda: outage.run(min(options.rounds, 3)),
     }
     wanted = options.what or ["hot"]
