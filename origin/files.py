@@ -572,7 +572,7 @@ class Files:
                     await flight.wait_outcome()
                 digests = flight.digests
                 size = flight.size if flight.size is not None else flight.written
-                leave = self._leaves.give(file, (*entry.digests, *digests))
+                leave = self._leaves.give(file, entry.digests, flight)
             except BaseException:
                 follower.close()
                 raise

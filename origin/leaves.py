@@ -14,14 +14,23 @@ from .pipeline.stages import Stored
 
 
 class Leave(Validity):
-    """Leave to send a file's bytes, as long as policy does not take it back: with all that it is judged by."""
+    """Leave to send a file's bytes, as long as policy does not take it back: with all that it is judged by.
 
-    __slots__ = ("__weakref__", "digests", "file")
+    Of what arrives by a flight all digests are known only when all of it came.
+    """
 
-    def __init__(self, file: File, digests: Sequence[Digest]) -> None:
+    __slots__ = ("__weakref__", "_digests", "_flight", "file")
+
+    def __init__(self, file: File, digests: Sequence[Digest], flight: Flight[Stored] | None = None) -> None:
         super().__init__(math.inf)
         self.file = file
-        self.digests = digests
+        self._digests = digests
+        self._flight = flight
+
+    @property
+    def digests(self) -> Sequence[Digest]:
+        """Those that are known by now."""
+        return self._digests if self._flight is None else (*self._digests, *self._flight.digests)
 
 
 class Leaves:
@@ -32,12 +41,12 @@ class Leaves:
         self._flying: dict[Flight[Stored], tuple[File, Entry]] = {}
         self._given: weakref.WeakSet[Leave] = weakref.WeakSet()
 
-    def give(self, file: File, digests: Sequence[Digest]) -> Leave:
-        """Leave to send. Raises ``Refused``."""
-        verdict = self._judge(file, digests)
+    def give(self, file: File, digests: Sequence[Digest], flight: Flight[Stored] | None = None) -> Leave:
+        """Leave to send what is held, or comes by ``flight``. Raises ``Refused``."""
+        leave = Leave(file, digests, flight)
+        verdict = self._judge(file, leave.digests)
         if not isinstance(verdict, Allow):
             raise Refused(verdict)
-        leave = Leave(file, digests)
         self._given.add(leave)
         return leave
 

@@ -370,6 +370,29 @@ async def test_a_jar_whose_checksum_alone_is_recalled_is_not_fetched_to_its_end(
         assert await s.catalog.held(sha256(jar)) is None
 
 
+async def test_a_jar_that_is_being_sent_ends_there_when_the_digest_is_recalled_that_was_known_last(
+    tmp_path: Path, clock: MockClock
+) -> None:
+    maven = Maven("maven", MAVEN_ROOT)
+    jar = b"PK\x03\x04" + bytes(1 << 20)
+    sha1 = hashlib.sha1(jar, usedforsecurity=False).hexdigest()
+    async with stall(tmp_path, [maven]) as s:
+        s.web.sent |= {MAVEN_ROOT + JAR: Sent(jar), f"{MAVEN_ROOT}{JAR}.sha1": Sent(sha1.encode())}
+        s.web.body_gate, s.web.gate_after = trio.Event(), 900_000
+        file = maven.resource("GET", JAR)
+        assert isinstance(file, File)
+        delivery = await s.service.deliver(file, hold_s=20)
+        assert isinstance(delivery.body, Arriving)
+        assert delivery.body.validity is not None
+        s.web.body_gate.set()
+        while s.flights.statistics()["running"]:
+            await wait_all_tasks_blocked(0.05)
+        assert await s.catalog.held(sha256(jar)) is not None
+        recall(s.service, str(sha256(jar)))
+        assert not delivery.body.validity.valid
+        delivery.body.close()
+
+
 # ---- a lapse
 
 
