@@ -31,14 +31,14 @@ unexport PIP_PLATFORM PIP_PYTHON_VERSION PIP_IMPLEMENTATION PIP_ABI PIP_NO_BINAR
 unexport PYTHONHOME __PYVENV_LAUNCHER__
 
 .DEFAULT_GOAL := help
-.PHONY: help edge three-regions test live check format lock bench clean test-programs bench-programs FORCE
+.PHONY: help edge three-regions test chaos live check format lock bench clean test-programs bench-programs FORCE
 # What is missing on the machine is told before anything is installed, also under -j.
 .NOTPARALLEL:
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
 		printf '  make %-13s %s\n' "$$name" "$$what"; done
-	@echo '  ARGS="…" is passed on by edge, three-regions, test, live and bench'
+	@echo '  ARGS="…" is passed on by edge, three-regions, test, chaos, live and bench'
 
 edge: .venv/.run ## set up what is missing, then serve on 127.0.0.1:8080
 	@exec $(BIN)/edge serve $(ARGS)
@@ -52,6 +52,9 @@ test: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIE
 	$(BIN)/python -m pytest -m "alone and not live" $(ARGS) || alone=$$?; \
 	$(BIN)/python -m pytest -m "not alone and not live" --numprocesses $(WORKERS) --dist worksteal $(ARGS) || rest=$$?; \
 	case "$$alone $$rest" in "0 0"|"0 5"|"5 0") ;; *) echo "make test: see above for what failed" >&2; exit 1;; esac
+
+chaos: test-programs .venv/.dev ## a fleet for 5 minutes while everything fails, and the verdict (ARGS="--seed 7 --minutes 5")
+	@exec $(BIN)/python -m tests.faults.chaos $(ARGS)
 
 live: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIENTS)/.done ## the tests that talk to the real registries
 	@LEEWARD_LIVE=1 exec $(BIN)/python -m pytest -m live $(ARGS)

@@ -34,6 +34,9 @@ class Origin(OriginProcess):
     host = "127.0.0.1"
     """What it listens on."""
 
+    start_s = 30.0
+    """How long it may take to be ready."""
+
     def __init__(self, directory: Path, upstreams: Mapping[str, str], *, top: str = "", data: Path | None = None) -> None:
         self.upstreams = dict(upstreams)
         self.clock = directory / "clock"
@@ -71,7 +74,7 @@ class Origin(OriginProcess):
                 return False
 
         try:
-            wait_until(ready, 30)
+            wait_until(ready, self.start_s)
         except TimeoutError as error:
             raise RuntimeError(f"the origin was not ready in time:\n{self.log_tail()}") from error
 

@@ -201,6 +201,9 @@ class Edge:
     host = "127.0.0.1"
     """What it listens on."""
 
+    start_s = START_TIMEOUT_S
+    """How long it may take to be ready."""
+
     def __init__(
         self,
         directory: Path,
@@ -280,7 +283,7 @@ class Edge:
                 return False
 
         try:
-            wait_until(ready, START_TIMEOUT_S)
+            wait_until(ready, self.start_s)
         except TimeoutError as error:
             raise RuntimeError(f"the edge was not ready in time:\n{self.log_tail()}") from error
 

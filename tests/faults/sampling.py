@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,36 +35,34 @@ def facts(connection: sqlite3.Connection, name: str) -> Any:
 
 
 class Sampler:
-    """Looks at every node again and again until ``stop`` is set. ``nodes`` are the data directories by name; one is ``origin``."""
+    """Looks at every node, and writes down what is new. ``nodes`` are the data directories by name; one is ``origin``."""
 
-    def __init__(self, nodes: Mapping[str, Path], history: History, stop: threading.Event) -> None:
+    def __init__(self, nodes: Mapping[str, Path], history: History) -> None:
         self._nodes = dict(nodes)
         self._history = history
-        self._stop = stop
         self._held: dict[str, set[str]] = {node: set() for node in nodes}
         self._places: dict[str, tuple[str, str]] = {}
         self._targets: dict[str, tuple[int, tuple[str, ...]]] = {}
         self._head = 0
 
-    def run(self) -> None:
-        while not self._stop.wait(EVERY_S):
-            for node, data in self._nodes.items():
-                self.look(node, data)
+    def look(self) -> None:
+        """At each once; one whose catalogue cannot be read just now is passed over."""
+        for node, data in self._nodes.items():
+            with contextlib.suppress(sqlite3.Error), reading(data) as connection:
+                self._look(node, connection)
 
-    def look(self, node: str, data: Path) -> None:
-        """Write down what is new at a node; nothing if its catalogue cannot be read now."""
-        with contextlib.suppress(sqlite3.Error), reading(data) as connection:
-            at = now()
-            held = {row[0] for row in connection.execute("SELECT digest FROM holdings")}
-            if node == "origin":
-                self._lines(connection)
-            else:
-                self._place(node, connection)
-            before = self._held[node]
-            if held != before:
-                new, gone = (tuple(_hex(one) for one in sorted(some)) for some in (held - before, before - held))
-                self._history.add(Holding(at=at, node=node, new=new, gone=gone))
-                self._held[node] = held
+    def _look(self, node: str, connection: sqlite3.Connection) -> None:
+        at = now()
+        held = {row[0] for row in connection.execute("SELECT digest FROM holdings")}
+        if node == "origin":
+            self._lines(connection)
+        else:
+            self._place(node, connection)
+        before = self._held[node]
+        if held != before:
+            new, gone = (tuple(_hex(one) for one in sorted(some)) for some in (held - before, before - held))
+            self._history.add(Holding(at=at, node=node, new=new, gone=gone))
+            self._held[node] = held
 
     def _lines(self, connection: sqlite3.Connection) -> None:
         query = "SELECT serial, record, hash FROM changes WHERE serial > ? ORDER BY serial"
