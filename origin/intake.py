@@ -202,11 +202,13 @@ class Intake:
             return False
         try:
             found = registry.resource("GET", quote(file.path, safe="/@!,+~=:"))
-            return (
-                isinstance(found, File)
-                and (found.path, found.filename) == (file.path, file.filename)
-                and registry.normalise(file.project) == file.project
-            )
+            if not isinstance(found, File) or (found.path, found.filename) != (file.path, file.filename):
+                return False
+            page = registry.listing_page(found)
+            if page is None or page.view:
+                # No listing of the project says what it has: under the name of one, another's bytes would be bound for ever.
+                return found == file
+            return registry.normalise(file.project) == file.project
         except ValueError:
             return False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import trio
@@ -20,10 +20,11 @@ from origin.intake import DEATH, Intake, Popularity
 from origin.metrics import Metrics
 from origin.model import Digest, File, Page, Refuse
 from origin.registries import Registry
+from origin.registries.maven import Maven
 from origin.registries.npm import NPM
 from tests.scripted import now
 
-REGISTRIES: Mapping[str, Registry] = {"npm": NPM("npm", "http://npm.test/")}
+REGISTRIES: Mapping[str, Registry] = {"npm": NPM("npm", "http://npm.test/"), "maven": Maven("maven", "http://maven.test/")}
 
 
 def binding(number: int, content: str = "") -> Binding:
@@ -141,6 +142,15 @@ async def test_an_offered_file_is_brought_here_by_ourselves(autojump_clock: trio
         assert len(s.kept) == 2
 
 
+async def test_an_offered_jar_is_what_its_path_says(autojump_clock: trio.testing.MockClock) -> None:
+    async with stand() as s:
+        jar = REGISTRIES["maven"].resource("GET", "org/example/lib/1.0/lib-1.0.jar")
+        assert isinstance(jar, File)
+        await s.intake.offers("tokyo", [held_file(replace(binding(1), file=jar))])
+        await trio.testing.wait_all_tasks_blocked()
+        assert s.kept == [jar.key]
+
+
 async def test_an_offer_that_fails_is_tried_again_rarer_and_rarer(autojump_clock: trio.testing.MockClock) -> None:
     async with stand() as s:
         key = binding(1).file.key
@@ -200,6 +210,25 @@ async def test_other_bytes_under_the_same_name_are_an_alarm(autojump_clock: trio
             registry="npm", project="LEFT !", version="1", filename="left-1.tgz", path="left/-/left-1.tgz", digest="", size=1
         ),
         HeldFile(registry="npm", project="left", version="1", filename="left", path="left", digest="", size=1),
+        # Another's bytes, to be bound as the library's.
+        HeldFile(
+            registry="maven",
+            project="org.example/lib",
+            version="1.0",
+            filename="lib-1.0.jar",
+            path="org/evil/lib/1.0/lib-1.0.jar",
+            digest="",
+            size=1,
+        ),
+        HeldFile(
+            registry="maven",
+            project="org.example/lib",
+            version="2.0",
+            filename="lib-1.0.jar",
+            path="org/example/lib/1.0/lib-1.0.jar",
+            digest="",
+            size=1,
+        ),
     ],
 )
 async def test_what_is_no_file_of_ours_is_passed_over(autojump_clock: trio.testing.MockClock, held: HeldFile) -> None:
