@@ -389,7 +389,7 @@ async def _begin_anew(path: Path, values: set[str], now: float) -> str:
     """Make the catalogue that of another ledger, which goes on from where it was: edges must not take it for the one they followed.
 
     What was decided after the backup is not in it, and edges have that in force: the next revision of the verdicts is one that they have
-    never heard of.
+    never heard of. An invitation that was used after the backup would be good once more: none is.
     """
     catalog = await SqliteCatalog.open(path, keeps_ledger=True)
     try:
@@ -401,6 +401,7 @@ async def _begin_anew(path: Path, values: set[str], now: float) -> str:
         digest = Digest("sha256", hashlib.sha256(text).hexdigest())
         line = Change(0, VERDICTS, digest, kind="verdicts", at=now, revision=verdicts.revision)
         await catalog.append(line, {EPOCH: epoch, VERDICTS: text.decode()})
+        await catalog.void_invitations()
         for held, _ in await catalog.holdings():
             if held.value not in values:
                 await catalog.drop(held)

@@ -48,6 +48,10 @@ class FleetRows(Transactions):
 
         return await self._write(write)
 
+    async def void_invitations(self) -> None:
+        """No invitation is good any more."""
+        await self._write(lambda connection: connection.execute("DELETE FROM invitations").close())
+
     async def edges(self) -> Sequence[Member]:
         """All edges, by name."""
         return await self._read(

@@ -100,6 +100,17 @@ async def test_what_was_backed_up_is_restored_as_it_was_in_another_epoch(tmp_pat
         ]
 
 
+async def test_an_invitation_that_was_used_after_the_backup_is_not_good_once_more(tmp_path: Path) -> None:
+    data, there, again = tmp_path / "data", tmp_path / "backup", tmp_path / "again"
+    async with origin(data) as node:
+        await node.catalog.invite("lisbon", "aa", until=NOW + 3600)
+        await back_up(node, data, there)
+        assert await node.catalog.enrol("aa", "its secret", NOW) == "lisbon"
+    await backup.restore(there, again, NOW + 10, silent)
+    async with origin(again) as node:
+        assert await node.catalog.enrol("aa", "somebody else's secret", NOW + 20) is None
+
+
 async def test_a_further_backup_takes_what_is_new_and_lets_go_of_what_is_gone(tmp_path: Path) -> None:
     data, there = tmp_path / "data", tmp_path / "backup"
     async with origin(data) as node:
