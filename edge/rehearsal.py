@@ -48,9 +48,10 @@ class Answered:
 
 @dataclass(slots=True)
 class Rehearsal:
-    """One run. ``asked`` has the raw targets in their order, each with how it was answered last."""
+    """One run, of an outage if ``held``. ``asked`` has the raw targets in their order, each with how it was answered last."""
 
     handle: Handler
+    held: bool
     asked: dict[str, Answered] = field(default_factory=dict)
     ended: trio.Event = field(default_factory=trio.Event)
 
@@ -83,7 +84,7 @@ class Rehearsals:
     async def _keep(self, token: str, held: bool, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """One rehearsal, until it ends or is taken for forgotten."""
         async with _handler(self._service, self._mirror) if held else _same(self._live) as handle:
-            rehearsal = self._going[token] = Rehearsal(handle)
+            rehearsal = self._going[token] = Rehearsal(handle, held)
             task_status.started()
             try:
                 with trio.move_on_after(LASTS_S):
@@ -113,9 +114,17 @@ class Rehearsals:
             response = await rehearsal.handle(replace(request, target=target, listed=False))
             if len(rehearsal.asked) < LIMIT_ASKED:
                 rehearsal.asked[target] = Answered(response.status, _reason(response))
-            return response
+            return _final(response) if rehearsal.held else response
 
         return handle
+
+
+def _final(response: Response) -> Response:
+    """What is not here now will not be in a moment: who is told 503 tries again for minutes, and fails all the same."""
+    if response.status == 503:
+        response.status = 500
+        response.headers = [(name, value) for name, value in response.headers if name.lower() != "retry-after"]
+    return response
 
 
 def _reason(response: Response) -> str:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,8 @@ def run(asked: argparse.Namespace, command: str, settings: EdgeSettings, ask: As
 
 def _asked(path: Path, platforms: Sequence[str], pythons: Sequence[str]) -> Asked:
     """A lock file as the node is asked about it. Raises ``SettingsError`` with its name and line."""
+    import msgspec
+
     from origin.settings import SettingsError
 
     from . import lockfiles
@@ -137,6 +140,8 @@ def _asked(path: Path, platforms: Sequence[str], pythons: Sequence[str]) -> Aske
         raise SettingsError(f"{path}: {error}") from None
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror or error}") from None
+    if lock.format == "gradle.lockfile" and _verifies_signatures(path):
+        lock = replace(lock, needed=tuple(msgspec.structs.replace(each, asks=("signature",)) for each in lock.needed))
     home = Path(os.environ["HOME"]) if os.environ.get("HOME") else None
     believed = lockfiles.unknown_hosts(path.parent, frozenset(), home=home, environ=os.environ)
     return Asked(
@@ -149,6 +154,17 @@ def _asked(path: Path, platforms: Sequence[str], pythons: Sequence[str]) -> Aske
         fixed=bool(platforms),
         believed=dict(believed),
     )
+
+
+def _verifies_signatures(lock: Path) -> bool:
+    """Whether the build that a Gradle lock is of holds files against their signatures, and so asks for these."""
+    for directory in list(lock.absolute().parents)[:8]:
+        try:
+            text = (directory / "gradle" / "verification-metadata.xml").read_text("utf-8", "replace")
+        except OSError:
+            continue
+        return re.search(r"<verify-signatures>\s*true\s*</verify-signatures>", text) is not None
+    return False
 
 
 @dataclass(frozen=True, slots=True)

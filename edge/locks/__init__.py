@@ -24,8 +24,10 @@ import msgspec
 
 from origin.model import ALGORITHMS, Digest
 
-type Ask = Literal["page", "json", "sidecar"]
-"""What clients of a format ask for beside the files: the page that lists them, PyPI's legacy document, metadata beside wheels."""
+type Ask = Literal["page", "json", "sidecar", "signature"]
+"""What clients of a format ask for beside the files: the page that lists them, PyPI's legacy document, metadata beside wheels, detached
+signatures.
+"""
 
 
 class Malformed(ValueError):

@@ -6,15 +6,16 @@ leads to is unknown. What was needed when the lock was last brought here is reme
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote
 
 import trio
 
 from origin.errors import Corrupt, NotFound, Refused, Unavailable
-from origin.model import File
+from origin.model import File, Page
 from origin.registries import Registry, maven_paths
 from origin.registries.maven_versions import is_snapshot
 
@@ -38,6 +39,7 @@ class Shop:
     locked: dict[tuple[str, str], str] = field(default_factory=dict)
     asked: set[tuple[str, str]] = field(default_factory=set)
     unread: bool = False
+    signatures: bool = False
     _poms: dict[poms.Coordinates, trio.Lock] = field(default_factory=dict)
     _read: dict[poms.Coordinates, poms.Pom | None] = field(default_factory=dict)
 
@@ -55,14 +57,24 @@ class Shop:
             return
         coordinates = group, artifact, needed.version
         members, stem = groups[0], _stem(coordinates)
+        self.signatures = "signature" in needed.asks
         pom = await self._pom(members, coordinates, wish.targets)
         if pom is None:
             return
-        if pom.has_module and (module := await self._file(members, f"{stem}.module", wish.targets)) is not None:
+        module = None
+        if pom.has_module:
+            module = await self._file(members, f"{stem}.module", wish.targets)
+        elif self.hand.brings:
+            # Who declares it asks for it first, marked or not: then its absence has to be known.
+            with contextlib.suppress(*_FAILURES):
+                await self.hand.file([file for registry in members if (file := _at(registry, f"{stem}.module")) is not None])
+        if module is not None:
             # Then nothing of the POM is read but its comment.
             await self._modules_files(members, module, stem, wish.targets)
             return
         lineage = await self._lineage(members, coordinates, wish.targets)
+        if lineage is not None:
+            await self._chosen_from(lineage.open(), wish.targets)
         await self._packaged(members, stem, pom.packaging, wish.targets)
         for other_group, other_artifact, classifier, kind in lineage.classified() if lineage is not None else ():
             version = self.locked.get((other_group, other_artifact))
@@ -73,13 +85,28 @@ class Shop:
 
     async def _modules_files(self, members: Members, module: Had, stem: str, targets: Sequence[int]) -> None:
         try:
-            urls = poms.module_files(await self.hand.content(module))
+            read = poms.read_module(await self.hand.content(module))
         except (ValueError, *_FAILURES) as error:
             self.account.lack(_thing(module.file), "other", str(error), targets)
             return
-        for url in urls:
+        await self._chosen_from(read.open, targets)
+        for url in read.files:
             path = posixpath.normpath(posixpath.join(posixpath.dirname(stem), unquote(url.partition("?")[0])))
             await self._file(members, path, targets)
+
+    async def _chosen_from(self, modules: Iterable[tuple[str, str]], targets: Sequence[int]) -> None:
+        """What there is of modules that are required in a range: their versions are looked up, though the lock says which it is."""
+        for group, artifact in modules:
+            project = f"{group}/{artifact}"
+            groups = self.places.members("maven", "", project)
+            if (group, artifact) not in self.locked or not groups:
+                continue
+            thing = Thing(groups[0][0].name, f"{group}:{artifact}", "", "page", f"the versions of {group}:{artifact}")
+            try:
+                await self.hand.page([(registry, Page(registry.name, project)) for registry in groups[0]])
+                self.account.had.add(thing)
+            except _FAILURES as error:
+                self.account.fail(thing, error, targets)
 
     async def _packaged(self, members: Members, stem: str, packaging: str, targets: Sequence[int]) -> None:
         """The file of a module without metadata of Gradle's."""
@@ -144,6 +171,8 @@ class Shop:
             self.account.fail(_thing(files[0]), error, targets)
             return None
         self.account.had.add(_thing(had.file))
+        if self.signatures and not path.endswith(".asc"):
+            await self._file(members, f"{path}.asc", targets, optional=True)
         return had
 
     async def remembered(self, paths: Sequence[tuple[str, str]], targets: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ tell them; what stays open names nothing. Essential reading: Maven's "POM Refere
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.parsers import expat
 
@@ -98,6 +98,13 @@ class Lineage:
         found = [each for pom in self.poms for each in pom.managed if each.scope == "import" and each.type == "pom"]
         named = [(self.filled(each.group), self.filled(each.artifact), self.filled(each.version)) for each in found]
         return tuple(dict.fromkeys(each for each in named if all(each)))
+
+    def open(self) -> frozenset[tuple[str, str]]:
+        """The modules that are required in a version to be chosen: group and artifact."""
+        named = [
+            (self.filled(each.group), self.filled(each.artifact), self.filled(each.version)) for each in self.poms[0].dependencies
+        ]
+        return frozenset((group, artifact) for group, artifact, version in named if is_open(version))
 
     def classified(self) -> tuple[tuple[str, str, str, str], ...]:
         """What is required besides plain jars: group, artifact, classifier, type."""
@@ -209,25 +216,59 @@ class _File(msgspec.Struct):
     url: str
 
 
+class _Dependency(msgspec.Struct):
+    group: str
+    module: str
+    version: dict[str, object] = {}
+
+
 class _Variant(msgspec.Struct):
     attributes: dict[str, object] = {}
     files: list[_File] = []
+    dependencies: list[_Dependency] = []
 
 
 class _Module(msgspec.Struct):
     variants: list[_Variant] = []
 
 
-def module_files(document: bytes) -> Sequence[str]:
-    """The files, relative to it, that a ``.module`` file has for who compiles against it or runs it. Raises ``ValueError``."""
+@dataclass(frozen=True, slots=True)
+class Module:
+    """What of a ``.module`` file concerns who compiles against it or runs it.
+
+    ``files`` are relative to it. ``open`` are the modules that it requires in a version to be chosen.
+    """
+
+    files: tuple[str, ...]
+    open: frozenset[tuple[str, str]]
+
+
+def is_open(version: str) -> bool:
+    """Whether a version is a range, or otherwise chosen from those that there are."""
+    return (
+        version[:1] in ("[", "(", "]")
+        or version.endswith("+")
+        or version.startswith("latest.")
+        or version in ("LATEST", "RELEASE")
+    )
+
+
+def read_module(document: bytes) -> Module:
+    """A ``.module`` file. Raises ``ValueError`` for anything else."""
     try:
         module = msgspec.json.decode(document, type=_Module)
     except (msgspec.DecodeError, RecursionError) as error:
         raise ValueError(f"no module metadata: {error}") from None
     found: dict[str, None] = {}
+    chosen: set[tuple[str, str]] = set()
     for variant in module.variants:
         usage = str(variant.attributes.get("org.gradle.usage", "java-runtime"))
         category = str(variant.attributes.get("org.gradle.category", "library"))
         if category == "library" and (usage.startswith(("java-", "kotlin-")) or not usage):
             found |= dict.fromkeys(file.url for file in variant.files)
-    return tuple(found)
+            chosen |= {
+                (each.group, each.module)
+                for each in variant.dependencies
+                if any(is_open(str(version)) for version in each.version.values())
+            }
+    return Module(tuple(found), frozenset(chosen))

@@ -21,7 +21,7 @@ from origin.held import PageView
 from origin.model import Entry, File, Hold, Listing, Page, Refuse
 from origin.registries import Registry, pypi_names
 
-from ..locks import Lock, LockedFile, Needed
+from ..locks import Lock, LockedFile, Malformed, Needed
 from ..locks.targets import Candidate, Target, holds, taken
 from . import Account, Thing, Wish
 from .builds import build_requirements, metadata_in, requirements_in
@@ -78,7 +78,7 @@ class Shop:
             self.account.outside(f"{needed.project} {needed.version}", f"{needed.source}, which is no registry of this edge")
             return
         shelf = await self._shelf(needed, groups[0], wish.targets)
-        chosen = self._chosen(needed, shelf, wish.targets)
+        chosen = await self._chosen(needed, shelf, wish.targets)
         for filename, targets in chosen.items():
             await self._file(needed, groups[0], shelf, filename, targets)
 
@@ -114,7 +114,7 @@ class Shop:
 
     # -- the choice
 
-    def _chosen(self, needed: Needed, shelf: Shelf | None, targets: Sequence[int]) -> dict[str, set[int]]:
+    async def _chosen(self, needed: Needed, shelf: Shelf | None, targets: Sequence[int]) -> dict[str, set[int]]:
         """The files to be had, each with the targets that take it."""
         if needed.files:
             candidates = [
@@ -128,8 +128,10 @@ class Shop:
         else:
             return {}
         chosen: dict[str, set[int]] = {}
-        for index in targets:
-            names = taken(candidates, self.account.asked.targets[index], needed.form)
+        # Tags by the thousand, for each target: not a moment's work for a package with many wheels.
+        among = [(index, self.account.asked.targets[index]) for index in targets]
+        picked = await trio.to_thread.run_sync(lambda: {index: taken(candidates, target, needed.form) for index, target in among})
+        for index, names in picked.items():
             if not names:
                 self.account.strand([index], f"no file of {needed.project} {needed.version} fits")
             for name in (each.filename for each in candidates) if self.everything else names:
@@ -240,7 +242,7 @@ class _Build:
             if len(self.wanted) > LIMIT_BUILD:
                 self._missing(requirement, f"what building {self.built} takes has no end")
                 return
-            if requirement.marker is not None and not holds(str(requirement.marker), self.target, _NO_LOCK, extras):
+            if requirement.marker is not None and not self._applies(str(requirement.marker), extras):
                 continue
             name = canonicalize_name(requirement.name)
             specifiers = self.wanted.setdefault(name, [])
@@ -254,6 +256,13 @@ class _Build:
                 continue
             found = await self._pick(requirement, name, specifiers)
             waiting += [(each, frozenset(requirement.extras)) for each in found]
+
+    def _applies(self, marker: str, extras: frozenset[str]) -> bool:
+        try:
+            return holds(marker, self.target, _NO_LOCK, extras)
+        except Malformed:
+            # Nobody knows how it is judged: what it may ask for had better be here.
+            return True
 
     async def _pick(self, requirement: Requirement, name: str, specifiers: Sequence[SpecifierSet]) -> Sequence[Requirement]:
         """Choose a version of ``name``, have its file, and tell what it requires."""
