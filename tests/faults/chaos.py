@@ -49,8 +49,8 @@ class Run:
     ) -> None:
         self.stage = stage
         self.history = stage.history
-        self._shelves = shelves
-        self._seed = seed
+        self.shelves = shelves
+        self.seed = seed
         self._acts = acts
         self._told = told
         self._pace_s = pace_s
@@ -61,13 +61,13 @@ class Run:
         """Publish the first releases, let everything happen, let it heal, judge."""
         for kind in KINDS:
             for project in range(PROJECTS):
-                self.stage.registries.publish(self._shelves.release(kind, project, 0))
-        threads = [*self._workers(), self._thread(self._tell_progress)]
+                self.stage.registries.publish(self.shelves.release(kind, project, 0))
+        threads = [*self._workers(), self.thread(self._tell_progress)]
         for thread in threads:
             thread.start()
         try:
             with self.stage.watched():
-                self._let_it_happen()
+                self.let_it_happen()
                 self._heal()
                 self._over.set()
                 # Whatever nobody asked for yet comes now, and travels; then all stands still.
@@ -83,7 +83,8 @@ class Run:
             raise self._failed[0]
         return self.stage.conclude()
 
-    def _let_it_happen(self) -> None:
+    def let_it_happen(self) -> None:
+        """Everything that goes wrong; all is well again when this returns."""
         stage, told = self.stage, self._told
         nemesis = Nemesis(
             stage.nodes,
@@ -109,13 +110,15 @@ class Run:
                 worker = Worker(
                     self.stage.client(edge, f"{edge}{number}"),
                     lambda: self.stage.registries.published,
-                    f"{self._seed} {edge} {number}",
+                    f"{self.seed} {edge} {number}",
                     self._over,
                     self._pace_s,
                 )
-                yield self._thread(self.stage.network.run, edge, worker.run)
+                yield self.thread(self.stage.network.run, edge, worker.run)
 
-    def _thread(self, call: Callable[..., object], *arguments: object) -> threading.Thread:
+    def thread(self, call: Callable[..., object], *arguments: object) -> threading.Thread:
+        """What fails in it is raised by ``run``."""
+
         def run() -> None:
             try:
                 call(*arguments)
@@ -138,7 +141,7 @@ class Run:
     # -- what happens
 
     def _publish(self, act: Act) -> None:
-        self.stage.registries.publish(self._shelves.release(act.whom[0], act.project, act.number))
+        self.stage.registries.publish(self.shelves.release(act.whom[0], act.project, act.number))
 
     def _recall(self, act: Act) -> None:
         """Recall, and take it back after a while."""
