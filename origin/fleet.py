@@ -129,9 +129,9 @@ class Fleet:
                     known,
                     seen_at=self._clock(),
                     serial=serial,
-                    verdicts=told.verdicts,
-                    unresolved=told.unresolved,
-                    held_bytes=told.held_bytes,
+                    verdicts=_storable(told.verdicts),
+                    unresolved=_storable(told.unresolved),
+                    held_bytes=_storable(told.held_bytes),
                     release=told.release[:64] or known.release,
                 )
             )
@@ -239,3 +239,8 @@ class Fleet:
         self._metrics.feed_serial.set(head)
         self._metrics.fleet_behind.set(max((head - member.serial for member in live), default=0))
         self._metrics.fleet_unacknowledged.set(sum(member.verdicts < self.revision for member in live))
+
+
+def _storable(number: int) -> int:
+    """A number that an edge told, within what a row takes: how all edges stand is written down together."""
+    return max(0, min(number, (1 << 63) - 1))

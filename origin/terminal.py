@@ -111,6 +111,13 @@ class ProgressLine:
         sys.stderr.flush()
 
 
+def _harmless(line: str) -> str:
+    """A line without what a terminal would obey: names of files and clients are anybody's words."""
+    return "".join(
+        each if each.isprintable() or each in "\n\t" else each.encode("unicode_escape").decode("ascii") for each in line
+    )
+
+
 def tell(asked: argparse.Namespace, result: object, lines: Callable[[], list[str]]) -> int:
     """Print a result, as JSON if that was asked for; the exit status is 0."""
     if asked.json:
@@ -118,7 +125,7 @@ def tell(asked: argparse.Namespace, result: object, lines: Callable[[], list[str
 
         print(msgspec.json.format(msgspec.json.encode(result)).decode())
     else:
-        print("\n".join(lines()))
+        print("\n".join(map(_harmless, lines())))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -285,6 +286,11 @@ def test_progress_is_shown_on_a_terminal_and_cleared(
 )
 def test_sizes_for_people(size: int, text: str) -> None:
     assert terminal.size_text(size) == text
+
+
+def test_nothing_that_is_told_moves_a_terminals_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal.tell(argparse.Namespace(json=False), None, lambda: ["évil-1.0\x1b[2J\r\x9b.jar", "next"])
+    assert capsys.readouterr().out == "évil-1.0\\x1b[2J\\r\\x9b.jar\nnext\n"
 
 
 # ---- use

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from origin.api.wire import Acknowledgement
 from origin.catalog import Member
 from origin.catalog.memory import MemoryCatalog
+from origin.catalog.sqlite import SqliteCatalog
 from origin.fleet import WRITTEN_S, Fleet
 from origin.metrics import Metrics
 from tests.scripted import now
@@ -159,6 +162,23 @@ async def test_how_edges_stand_outlives_a_restart(autojump_clock: trio.testing.M
     assert state.live
     await trio.sleep(LEASE_S + 1)
     assert not again.states()[0].live
+
+
+async def test_no_number_that_an_edge_tells_keeps_the_others_from_being_written_down(tmp_path: Path) -> None:
+    catalog = await SqliteCatalog.open(tmp_path / "catalog.sqlite")
+    fleet = Fleet(catalog, time.time, Metrics(), LEASE_S)
+    await fleet.open()
+    for name in ("berlin", "tokyo"):
+        await enrolled(fleet, name)
+        fleet.heard(name)
+    odd = Acknowledgement(cursor="e.1", verdicts=-(1 << 70), unresolved=1 << 70, held_bytes=1 << 70)
+    fleet.acknowledge("berlin", odd, 1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fleet.run)
+        await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert all(each.seen_at for each in await catalog.edges())
+    await catalog.close()
 
 
 async def test_a_revision_is_waited_for_until_all_live_edges_have_it(autojump_clock: trio.testing.MockClock) -> None:
