@@ -30,6 +30,9 @@ AT_ONCE = 4
 LOOK_S = 10.0
 """How often it is looked whether something is due again."""
 
+FETCH_S = 300.0
+"""How long one file is waited for while others wait for it: its flight goes on, and is joined when it is tried again."""
+
 FIRST_S = 5.0
 LONGEST_S = 3600.0
 """The pause after a first failure, which doubles, and the longest."""
@@ -249,7 +252,8 @@ class Intake:
     async def _fetch(self, wanted: Wanted) -> Wanted | None:
         """Fetch one; None if it is done with, else how it stands."""
         try:
-            await self._keep(wanted.resource)
+            with trio.fail_after(FETCH_S):
+                await self._keep(wanted.resource)
         except (NotFound, Refused) as error:
             self._count("refused" if isinstance(error, Refused) else "absent")
             log.info("an offered file is not taken: %s", error, extra={"file": wanted.key})
@@ -257,7 +261,7 @@ class Intake:
             self._count("malformed")
             log.warning("an offered file cannot be taken: %s", error, extra={"file": wanted.key})
         except Exception as error:
-            if not isinstance(error, Unavailable | Corrupt):
+            if not isinstance(error, Unavailable | Corrupt | trio.TooSlowError):
                 log.exception("an offered file could not be taken, and is tried again", extra={"file": wanted.key})
             pause_s = min(LONGEST_S, FIRST_S * 2 ** min(wanted.attempts, 20))
             attempts = wanted.attempts + 1

@@ -164,6 +164,24 @@ async def test_an_offer_that_fails_is_tried_again_rarer_and_rarer(autojump_clock
         assert await s.catalog.unresolved() == (0, 0, None)
 
 
+async def test_one_that_never_comes_keeps_no_other_waiting_for_long(autojump_clock: trio.testing.MockClock) -> None:
+    async with stand() as s:
+        keep = s.intake._keep
+
+        async def dripping(resource: Page | File) -> None:
+            if resource.key == binding(1).file.key:
+                await trio.sleep_forever()
+            await keep(resource)
+
+        s.intake._keep = dripping
+        await s.intake.offers("tokyo", [held_file(binding(1))])
+        await trio.testing.wait_all_tasks_blocked()
+        await s.intake.offers("tokyo", [held_file(binding(2))])
+        await trio.sleep(600)
+        assert s.kept == [binding(2).file.key]
+        assert (await s.catalog.unresolved())[0] == 1
+
+
 @pytest.mark.parametrize("error", [NotFound("taken down"), Refused(Refuse("evil", "no-evil"))])
 async def test_an_offer_that_can_never_be_taken_is_forgotten(autojump_clock: trio.testing.MockClock, error: Exception) -> None:
     async with stand() as s:
