@@ -124,7 +124,7 @@ async def serve(
                 nursery.start_soon(hosts.run, service)
                 nursery.start_soon(interception.run)
             if follower is not None:
-                nursery.start_soon(follower.run)
+                nursery.start_soon(fleet.follow, follower)
             nursery.start_soon(_stop_on_signal, server, serving)
             is_proxy = proxy is not None and not (settings.tls.only and certificate is not None)
             print(clients.how_to(base, settings.registries, proxy=is_proxy, options=_options(loaded)), flush=True)
@@ -181,10 +181,10 @@ async def offline(settings: EdgeSettings) -> AsyncIterator[Mapping[str, Command]
                 node.service.set_central(await last_verdicts(node.catalog, identity))
         commands = dict(node.service.commands())
         del commands["refresh"]
-        warming = _warming(settings, node, local_address(settings), None, None)
-        if warming.hosts is not None:
-            await warming.hosts.restore(node.service)
-        yield commands | warming.commands()
+        hosts, _ = _stand_ins(settings, node)
+        if hosts is not None:
+            await hosts.restore(node.service)
+        yield commands | _warming(settings, node, local_address(settings), hosts, None).commands()
 
 
 # ---- the fleet ------------------------------------------------------------------------------------------------------
@@ -261,6 +261,13 @@ class _Fleet:
         await follower.begin()
         return follower
 
+    async def follow(self, follower: Follower) -> None:
+        """Follow until cancelled; then close what was followed by."""
+        try:
+            await follower.run()
+        finally:
+            await self._links[0].aclose()
+
     def face(self, node: Node) -> Face | None:
         """The face that siblings are shown; None for an edge alone."""
         if self._identity is None:
@@ -325,10 +332,7 @@ def _stand_ins(settings: EdgeSettings, node: Node) -> tuple[Hosts, Interception]
 
 
 def _warming(settings: EdgeSettings, node: Node, base: str, hosts: Hosts | None, rehearsals: Rehearsals | None) -> warm.Warming:
-    """What ``warm`` and ``ready`` stand on. Without a proxy face the registries' hosts are still known, as lock files name them."""
-    if hosts is None:
-        with contextlib.suppress(ValueError):
-            hosts = Hosts(node.registries, {name: registry.aliases for name, registry in settings.registries.items()})
+    """What ``warm`` and ``ready`` stand on. ``hosts`` is None without a proxy face."""
     paths = {name: registry.path for name, registry in settings.registries.items()}
     return warm.Warming(node, paths, (base, *settings.server.public_urls), hosts, rehearsals)
 

@@ -79,13 +79,15 @@ def read_identity(data: Path) -> Identity | None:
 
 
 def require_identity(data: Path, url: str) -> Identity:
-    """The identity of the edge in ``data``, which is to follow the origin at ``url``. Raises ``NotEnrolled`` or ``Unusable``."""
+    """The identity of the edge in ``data``, which is to follow the origin at ``url``: by what name it is found may change, its key tells
+    whether it is the one. Raises ``NotEnrolled`` or ``Unusable``.
+    """
     identity = read_identity(data)
     if identity is None:
         raise NotEnrolled(
             f"This edge is not enrolled with the origin {url}: run `origin invite NAME` there, then `edge enrol {url} TOKEN` here."
         )
-    return identity
+    return msgspec.structs.replace(identity, url=url)
 
 
 def write_identity(data: Path, identity: Identity) -> None:

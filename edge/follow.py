@@ -5,8 +5,9 @@ runs it beside everything else.
 from __future__ import annotations
 
 import base64
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 
@@ -29,6 +30,11 @@ from .following.reporting import Acknowledging, Shipping
 from .following.standing import Lease, Standing
 from .following.wanting import Wanting
 from .settings import ReplicateSettings
+
+log = logging.getLogger("leeward.follow")
+
+AGAIN_S = 5.0
+"""The pause before something begins again that should not have ended."""
 
 
 async def last_verdicts(catalog: Catalog, identity: Identity) -> wire.Verdicts:
@@ -111,7 +117,7 @@ class Follower:
                 self._shipping.run,
                 self._comparing.run,
             ):
-                nursery.start_soon(part)
+                nursery.start_soon(_kept_going, part)
 
     def _applied(self, applied: Applied) -> None:
         self._bringing.told(applied.fresh)
@@ -155,3 +161,13 @@ class Follower:
         if self._lease.lapsed:
             told["lease"] = "over"
         return told
+
+
+async def _kept_going(part: Callable[[], Awaitable[None]]) -> None:
+    """Run a part for ever: a fault of ours in one is no reason to stop the others, let alone the edge."""
+    while True:
+        try:
+            await part()
+        except Exception:
+            log.exception("a part of following failed, and begins again")
+        await trio.sleep(AGAIN_S)

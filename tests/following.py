@@ -58,7 +58,9 @@ def binding(bound: File, content: bytes | None = None, source: str = "registry")
 
 @dataclass
 class Origin:
-    """An origin as its edges see it. ``trouble`` is asked before each answer and may raise; ``silent`` keeps every question for ever."""
+    """An origin as its edges see it. ``trouble`` is asked before each answer and may raise; ``silent`` keeps every question for ever;
+    ``is_strange`` makes every place in the ledger one that it does not know.
+    """
 
     catalog: MemoryCatalog = field(default_factory=lambda: MemoryCatalog(keeps_ledger=True))
     key: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
@@ -71,6 +73,7 @@ class Origin:
     accesses: list[wire.EdgeAccess] = field(default_factory=list)
     offered: list[wire.HeldFile] = field(default_factory=list)
     part: int = 1000
+    is_strange: bool = False
     _opened: trio.Event = field(default_factory=trio.Event)
 
     async def open(self) -> None:
@@ -156,6 +159,8 @@ class Origin:
         match what:
             case "changes":
                 after, verdicts = query["after"], int(query["verdicts"])
+                if self.is_strange:
+                    return Reply(410)
                 try:
                     await self.ledger.wait_beyond(after, verdicts, float(query["wait"]))
                     return Reply(200, await self.ledger.batch(after, int(query["limit"])))

@@ -127,6 +127,7 @@ class Bringing:
 
     async def run(self) -> None:
         """Bring things until cancelled."""
+        self._running.clear()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._settle)
             while True:

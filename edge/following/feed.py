@@ -42,6 +42,9 @@ RETRY_S = (0.5, 4.0)
 BACK = 5
 """A ledger that ends before what was followed is asked so often whether it does."""
 
+OUTDATED = 2
+"""A place that was just given, and is outdated, is asked for anew so often without a pause."""
+
 DIVERGED_S = 60.0
 """How often an origin is asked again whose ledger is not the one that was followed."""
 
@@ -96,6 +99,7 @@ class Feed:
         self._place: Place | None = None
         self._is_in_step = False
         self._back = 0
+        self._outdated = 0
         self._odd: int | None = None
 
     async def run(self) -> None:
@@ -143,9 +147,12 @@ class Feed:
             log.warning("the feed cannot be followed from here: its epoch changed, or we were away for too long")
             self._place, self._is_in_step = None, False
             await self._snapshots.begin(place)
+            self._outdated += 1
+            if self._outdated > OUTDATED:
+                raise Unavailable("the origin does not know the place in its ledger that it gave") from None
             return
         await self._apply(place, batch, records)
-        self._is_in_step = True
+        self._is_in_step, self._outdated = True, 0
         self._lease.contact(asked_at)
         self._agreed()
         # Once that is news which came meanwhile. If it is said again, what the origin says of its verdicts does not fit together: it would

@@ -225,6 +225,19 @@ async def test_a_snapshot_that_is_half_taken_in_is_begun_anew_for_who_wants_some
             assert sorted(edge.keeper.kept) == ["pypi:five:", "pypi:seven:", "pypi:six:"]
 
 
+async def test_an_origin_that_does_not_know_its_own_ledger_is_not_asked_without_end(clock: MockClock) -> None:
+    async with following() as origin:
+        edge = Edge(origin)
+        async with edge.run():
+            await soon(lambda: origin.acknowledged)
+            origin.is_strange = True
+            await origin.bind(file("six"))
+            await trio.sleep(60)
+            assert origin.asked.count("snapshot") < 60
+            origin.is_strange = False
+            await soon(lambda: file("six").key in edge.keeper.kept)
+
+
 async def test_an_edge_that_was_alone_doubts_what_it_holds_when_it_begins_to_follow(clock: MockClock) -> None:
     async with following() as origin:
         edge = Edge(origin, NONE)
