@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable
 
+import msgspec
 import trio
 
 from origin.api import wire
@@ -148,7 +149,7 @@ class Policy:
             log.info("verdicts in force: %d", found.revision, extra={"rules": len(found.rules), "recalls": len(found.recalls)})
         self._applied.set()
         self._applied = trio.Event()
-        if any(rule not in found.rules for rule in before.rules) or any(each not in found.recalls for each in before.recalls):
+        if found != before and not _parts(before) <= _parts(found):
             self._lifted()
 
     def _put(self, verdicts: wire.Verdicts) -> None:
@@ -166,3 +167,8 @@ class Policy:
     def _vouch(self) -> None:
         if not self.trouble:
             self.vouched = self.revision
+
+
+def _parts(verdicts: wire.Verdicts) -> frozenset[bytes]:
+    """Each rule and each recall, in a form that can be looked up: there may be a hundred thousand."""
+    return frozenset(map(msgspec.json.encode, (*verdicts.rules, *verdicts.recalls)))

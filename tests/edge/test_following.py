@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 import pytest
 import trio
@@ -365,10 +367,26 @@ async def test_a_hundred_thousand_rules_are_taken_over(clock: MockClock) -> None
         assert limits["/v1/verdicts"] > 100_000 * len(msgspec.json.encode(rule))
 
 
+async def test_one_rule_more_among_a_hundred_thousand_is_in_force_as_soon(clock: MockClock) -> None:
+    def rule(number: int) -> dict[str, object]:
+        return {"name": f"malware-{number}", "match": f"pkg:npm/bad-{number}", "action": "refuse", "reason": "malware"}
+
+    async with following() as origin:
+        edge = Edge(origin)
+        many = tuple(rule(number) for number in range(100_000))
+        origin.set_policy(wire.Verdicts(revision=1, rules=many))
+        async with edge.run():
+            await soon(lambda: origin.acknowledged and origin.acknowledged[-1].verdicts == 1)
+            began = time.monotonic()
+            origin.set_policy(wire.Verdicts(revision=2, rules=(rule(100_000), *many)))
+            await soon(lambda: origin.acknowledged[-1].verdicts == 2)
+            assert time.monotonic() - began < 10
+
+
 # ---- a ledger that is not the one it was
 
 
-async def test_a_ledger_that_was_rolled_back_is_not_followed_and_told_ofonce(clock: MockClock) -> None:
+async def test_a_ledger_that_was_rolled_back_is_not_followed_and_told_of_once(clock: MockClock) -> None:
     async with following() as origin:
         edge = Edge(origin)
         await origin.recall("pkg:pypi/evil")
