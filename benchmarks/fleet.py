@@ -78,7 +78,12 @@ def run(edges: Sequence[int], seconds: float, rate: float) -> bool:
         ["edges", "p50, ms", "p99, ms", "max, ms", "CPU", "CPU/edge", "RSS/edge", "polls/s", "acks/s", "MB/s", "missing"],
         [_row(figure) for figure in figures],
     )
-    print(f"CPU is the origin's own, of one core; it uses {figures[-1].alone_cpu:.1%} with nobody following. {_others(figures)}")
+    print(
+        f"CPU is the origin's own, of one core; it uses {figures[-1].alone_cpu:.1%} with nobody following. {_others(figures)}".strip()
+    )
+    print(
+        "RSS/edge is what it grew by, divided; with few edges most of that is what its first requests take, whoever sends them."
+    )
     _draw(figures, rate)
     for sentence in project(figures):
         print(sentence)
