@@ -26,11 +26,11 @@ from .model import Allow, Clock, Digest, File, Hold, Listing, Page, Refuse, Stam
 from .notes import Notes
 from .policy.force import Policy
 from .policy.rules import judge_page
-from .prepared import added, is_older, is_prepared, merged, recalled, taken_off
+from .prepared import added, is_older, is_prepared, merged, precedes, recalled, taken_off
 from .prepared import remember as remember_taken
 from .proving import Proving
 from .registries import Registry
-from .sources import Absent, Answer, Known, NotModified, Received, Source
+from .sources import Absent, Answer, Known, NotModified, Received, RefusedPage, Source
 
 log = logging.getLogger("leeward.pages")
 
@@ -527,8 +527,12 @@ class Pages:
             except Unavailable as error:
                 last = error
                 continue
-            if held is None or not await self._is_older(held, answer):
-                return answer
+            except RefusedPage as error:
+                if held is None or not precedes(error, held.answer.received_at, self._clock()):
+                    raise
+            else:
+                if held is None or not await self._is_older(held, answer):
+                    return answer
             last = Unavailable(f"what the {source.name} has of {page.project} is older than what is held here", OLDER_RETRY_S)
         raise last or Unavailable("no source is configured")
 

@@ -16,7 +16,7 @@ import msgspec
 from .api.wire import is_page_etag
 from .catalog import Catalog, StoredAnswer
 from .model import Listing, Page, Verdict
-from .sources import Absent, Answer, NotModified
+from .sources import Absent, Answer, NotModified, RefusedPage
 
 log = logging.getLogger("leeward.prepared")
 
@@ -104,6 +104,11 @@ async def is_older(
         return True
     lost = {entry.file.version for name, entry in held.entries.items() if name not in listing.entries}
     return bool((lost | (held.bare - listing.bare)) - answer.restrictions.keys())
+
+
+def precedes(refused: RefusedPage, received_at: float, now: float) -> bool:
+    """Whether a refusal is of a page from before ``received_at``. What is newer may have something that is not refused."""
+    return refused.received_at + refused.unsure_s < received_at <= now
 
 
 def _key(page: Page) -> str:

@@ -17,14 +17,14 @@ from origin.api.wire import PageFacts, page_etag
 from origin.blobs.disk import DiskBlobs
 from origin.catalog import Catalog
 from origin.catalog.memory import MemoryCatalog
-from origin.errors import NotFound, Unavailable
+from origin.errors import NotFound, Refused, Unavailable
 from origin.files import Delivery
 from origin.flights import Flights, open_flights
 from origin.metrics import Metrics
 from origin.model import Entry, File, Page, Relay, Span, Stamp
 from origin.registries import Registry
 from origin.service import Service
-from origin.sources import Absent, Answer, FileHead, FileStream, Known, NotModified, Received, Relayed, Source
+from origin.sources import Absent, Answer, FileHead, FileStream, Known, NotModified, Received, RefusedPage, Relayed, Source
 from tests.origin.test_files import read_body
 from tests.scripted import now
 
@@ -63,6 +63,9 @@ class NodeSource:
                 view = held
             else:
                 view = await self.service.page(page, max_age_s=known.max_age_s if known is not None else None)
+        except Refused as error:
+            refused = await self.service._catalog.answer(page)
+            raise RefusedPage(error.verdict, refused.received_at, 0.0) if refused is not None else error from None
         except NotFound:
             absence = await self.service._catalog.answer(page)
             since = absence.received_at if absence is not None else None

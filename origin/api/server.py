@@ -220,6 +220,9 @@ class Face:
         except NotFound as error:
             about.outcome = "absent"
             return await self._absence(request, page, error)
+        except Refused as error:
+            about.outcome = "refused"
+            return await self._refusal(request, page, error)
         about.outcome = found.outcome
         now = self._service.clock()
         listing = found.listing
@@ -260,6 +263,13 @@ class Face:
             fresh_s, stale_s = answer.stamp.fresh_until - now, answer.stamp.stale_until - now
             ago_s = max(0.0, now - answer.received_at)
         response.headers.append((STAMP, stamp_text(fresh_s, stale_s, ago_s)))
+        return response
+
+    async def _refusal(self, request: Request, page: Page, error: Refused) -> Response:
+        """A page of which nothing may be served, with how old what is known of it is."""
+        response, answer = _refused(error, request), await self._catalog.answer(page)
+        if answer is not None and answer.status == 200:
+            response.headers.append((STAMP, stamp_text(0.0, 0.0, max(0.0, self._service.clock() - answer.received_at))))
         return response
 
     # ---- files

@@ -3,7 +3,7 @@
 ``Source`` is the seam, with one contract suite (``tests/contracts/sources.py``) over all of them. A source translates its transport's
 failures into ``Unavailable`` and ``Corrupt`` and nothing else gets out; that a thing does not exist is a value (``Absent``), except in
 ``file``, where it is ``NotFound``. A node of ours may also say ``Refused``: its verdict is recorded, and no other source is asked. Sources
-are asked in order; only ``Unavailable`` leads to the next.
+are asked in order; only ``Unavailable`` leads to the next, and what is known to be older than what is held (``RefusedPage`` too).
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ..model import Digest, Entry, File, Headers, Page, Relay, Stamp, Verdict
+from ..errors import Refused
+from ..model import Digest, Entry, File, Headers, Hold, Page, Refuse, Relay, Stamp, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,15 @@ class Absent:
 
 
 type Answer = Received | NotModified | Absent
+
+
+class RefusedPage(Refused):
+    """A node of ours serves nothing of a page that it has. ``received_at`` and ``unsure_s`` are as in ``Received``."""
+
+    def __init__(self, verdict: Refuse | Hold, received_at: float, unsure_s: float) -> None:
+        super().__init__(verdict)
+        self.received_at = received_at
+        self.unsure_s = unsure_s
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ import trio
 from ..api import wire
 from ..errors import Corrupt, NotFound, Refused, Unavailable
 from ..model import Clock, Entry, File, Hold, Page, Refuse, Relay, Stamp
-from . import Absent, FileHead, FileStream, Known, NotModified, Received, Relayed
+from . import Absent, FileHead, FileStream, Known, NotModified, Received, RefusedPage, Relayed
 from . import Answer as PageAnswer
 from .answers import Answer, Trial, file_head, read_page, told_digests
 from .breaker import Breaker
@@ -198,6 +198,10 @@ class RemoteSource:
                     return NotModified(stamp, self._trail(answer), received_at)
                 case 404 | 410 if answer.field(wire.STAMP) is not None:
                     return self._absent(answer, asked_at)
+                case 403 if answer.field(wire.STAMP) is not None:
+                    (_, received_at), unsure_s = _stamp(answer, asked_at), self._clock() - asked_at
+                    refusal = await self._refusal("page", answer)
+                    raise RefusedPage(refusal.verdict, received_at, unsure_s) if isinstance(refusal, Refused) else refusal
                 case _:
                     raise await self._refusal("page", answer)
 

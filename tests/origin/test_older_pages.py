@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from origin.api.wire import Recall, Verdicts
+from origin.errors import Refused
 from origin.model import Listing, Page, Refuse, Stamp
-from origin.prepared import is_older
+from origin.prepared import is_older, precedes
 from origin.registries.pypi import PyPI
-from origin.sources import Absent, NotModified, Received
+from origin.sources import Absent, NotModified, Received, RefusedPage
 from tests.origin.test_files import wheel
+from tests.origin.test_prepared import TARBALL_PAGE, packuments
 from tests.scripted import FRESH_S, ScriptedSource, Upload, document
+from tests.tarballs import Tarballs
 from tests.tiers import NodeSource, Tier, tier
 from tests.wheels import Shelf
 
@@ -143,6 +147,29 @@ async def test_a_page_that_was_confirmed_is_as_old_as_the_confirmation(tmp_path:
         assert (await r.edge.service.page(PAGE)).received_at > first.received_at
 
 
+async def test_who_refuses_all_that_it_knows_of_takes_nothing_from_who_knows_more(tmp_path: Path, clock: MockClock) -> None:
+    shelf = Tarballs(tmp_path / "shelf")
+    old, new = shelf.pack("left-pad", "1.0.0"), shelf.pack("left-pad", "2.0.0")
+    async with packuments(tmp_path, [old]) as (web, origin, upper, lower):
+        await upper.service.page(TARBALL_PAGE)
+        clock.jump(FRESH_S + 1)
+        async with packuments(tmp_path / "more", [old, new]) as (_, _, other, _):
+            to_other = NodeSource(other.service, "sibling", kept=True)
+            await other.service.page(TARBALL_PAGE)
+            lower.service._pages._sources = [origin, to_other]
+            origin.down = True
+            assert (await lower.service.page(TARBALL_PAGE)).listing.entries.keys() == {old.filename, new.filename}
+            origin.down, to_other.down, web.down = False, True, {"npm"}
+            recall = Recall(id="7", target="", reason="a worm", at=0.0, purls=("pkg:npm/left-pad@1.0.0",))
+            for node in (upper, lower):
+                node.service.set_central(Verdicts(revision=1, recalls=(recall,)))
+            clock.jump(FRESH_S + 1)
+            with pytest.raises(Refused):
+                await upper.service.page(TARBALL_PAGE)
+            assert (await lower.service.page(TARBALL_PAGE)).listing.entries.keys() == {new.filename}
+            web.down = set()
+
+
 # ---- the rule itself
 
 
@@ -189,3 +216,10 @@ async def test_what_is_no_page_of_another_node_or_from_before_a_clock_was_set_ba
     assert not await judged(Absent(404, EVER, prepared=True, received_at=101), two)
     broken = Received(b"no page", "", "", EVER, prepared=True, received_at=99)
     assert not await judged(broken, two)
+
+
+def test_a_refusal_counts_unless_it_is_certainly_from_before() -> None:
+    bad = Refuse("bad", "recall-1")
+    assert precedes(RefusedPage(bad, 90, 5), 100, 1000)
+    assert not precedes(RefusedPage(bad, 99, 5), 100, 1000)
+    assert not precedes(RefusedPage(bad, 90, 5), 100, 99), "a clock was set back"

@@ -16,6 +16,7 @@ import zstandard
 
 from origin.api import wire
 from origin.api.server import page_of
+from origin.errors import Refused
 from origin.http import Response
 from origin.model import File, Page, Refuse
 from origin.registries import Registry
@@ -175,6 +176,25 @@ async def test_a_refusal_says_by_which_rule_and_why(tmp_path: Path) -> None:
             told = document(response)
             assert (told["rule"], told["reason"], told["title"]) == ("test", "it is evil", "Blocked by policy")
             assert "until" not in told
+
+
+async def test_a_page_of_which_nothing_is_left_says_how_old_it_is(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asked(tmp_path, PROJECTS) as a:
+        await a.ask(PAGE)
+        await trio.sleep(30)
+
+        async def nothing_left(*_: object, **__: object) -> None:
+            raise Refused(Refuse("it is evil", "test"))
+
+        # As pages of other kinds are: PyPI's keep what is refused, yanked.
+        monkeypatch.setattr(a.bench.service, "page", nothing_left)
+        response = await a.ask(PAGE)
+        assert response.status == 403
+        assert age_of(response) == pytest.approx(30, abs=0.5)
+        never = await a.ask("/v1/pages/pypi/nothing")
+        assert (never.status, never.header(wire.STAMP)) == (403, None)
 
 
 async def test_an_outage_is_no_absence(tmp_path: Path) -> None:
