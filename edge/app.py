@@ -332,7 +332,9 @@ def _stand_ins(settings: EdgeSettings, node: Node) -> tuple[Hosts, Interception]
 
 
 def _warming(settings: EdgeSettings, node: Node, base: str, hosts: Hosts | None, rehearsals: Rehearsals | None) -> warm.Warming:
-    """What ``warm`` and ``ready`` stand on. ``hosts`` is None without a proxy face."""
+    """What ``warm`` and ``ready`` stand on. ``hosts`` is None without a proxy face; clients speak no TLS to a proxy."""
+    if settings.tls.only and settings.tls.cert is not None:
+        hosts = None
     paths = {name: registry.path for name, registry in settings.registries.items()}
     return warm.Warming(node, paths, (base, *settings.server.public_urls), hosts, rehearsals)
 

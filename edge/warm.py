@@ -64,7 +64,7 @@ class Rehearsed(msgspec.Struct, frozen=True):
 class Warming:
     """What the commands stand on. ``paths`` is where each instance is offered, ``own`` are this edge's base URLs.
 
-    Without ``hosts`` no host is known but those.
+    ``hosts`` is None without a proxy face.
     """
 
     node: Node
@@ -129,14 +129,17 @@ class Warming:
         places = Places(self.node.registries, self.paths, (*self.own, *wanted.urls), self.hosts, asked.believed)
         locked = {_pair(wish.needed.project): wish.needed.version for wish in asked.wishes if wish.needed.kind == "maven"}
         modules = maven.Shop(hand, places, account, locked)
+        distributions = python.Shop(hand, places, account, wanted.everything)
         shops: dict[str, python.Shop | npm.Shop | maven.Shop] = {
-            "pypi": python.Shop(hand, places, account, wanted.everything),
+            "pypi": distributions,
             "npm": npm.Shop(hand, places, account),
             "maven": modules,
         }
         async with trio.open_nursery() as nursery:
             for wish in asked.wishes:
                 nursery.start_soon(shops[wish.needed.kind].settle, wish)
+            for build in asked.builds:
+                nursery.start_soon(distributions.build, build)
         if locked:
             key = hashlib.sha256("\n".join(sorted(f"{':'.join(name)}:{version}" for name, version in locked.items())).encode())
             await self._remembering(f"lock {key.hexdigest()[:40]}", modules, hand, account)

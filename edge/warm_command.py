@@ -19,7 +19,7 @@ from origin import terminal
 
 if TYPE_CHECKING:
     from .locks import Elsewhere, Lock
-    from .readiness import Asked
+    from .readiness import Asked, Build
     from .settings import EdgeSettings
 
 FORMATS = """\
@@ -142,6 +142,10 @@ def _asked(path: Path, platforms: Sequence[str], pythons: Sequence[str]) -> Aske
         raise SettingsError(f"{path}: {error.strerror or error}") from None
     if lock.format == "gradle.lockfile" and _verifies_signatures(path):
         lock = replace(lock, needed=tuple(msgspec.structs.replace(each, asks=("signature",)) for each in lock.needed))
+    notes: tuple[str, ...] = ()
+    if lock.scripts:
+        named = ", ".join(lock.scripts[:8]) + (f" and {len(lock.scripts) - 8} more" if len(lock.scripts) > 8 else "")
+        notes = (f"{named} run something when they are installed, which may ask for more from elsewhere",)
     home = Path(os.environ["HOME"]) if os.environ.get("HOME") else None
     believed = lockfiles.unknown_hosts(path.parent, frozenset(), home=home, environ=os.environ)
     return Asked(
@@ -151,9 +155,35 @@ def _asked(path: Path, platforms: Sequence[str], pythons: Sequence[str]) -> Aske
         tuple(Wish(lock.needed[index], tuple(on)) for index, on in sorted(found.needed.items())),
         tuple(found.elsewhere),
         found.unfit,
+        tuple(_builds(lock, path)),
+        notes,
         fixed=bool(platforms),
         believed=dict(believed),
     )
+
+
+def _builds(lock: Lock, path: Path) -> Iterable[Build]:
+    """The projects beside a lock that its client builds, with what that takes. What says nothing of it is built by setuptools."""
+    from .readiness import Build
+    from .readiness.builds import LEGACY, build_requirements, project_requirements
+
+    for place in dict.fromkeys(lock.local):
+        beside = path.parent / place.removeprefix("file:").removeprefix("//")
+        try:
+            if beside.is_file() and beside.name.endswith((".tar.gz", ".zip")):
+                requires: tuple[str, ...] | None = tuple(map(str, build_requirements(beside.name, beside.read_bytes())))
+            elif (beside / "pyproject.toml").is_file():
+                requires = project_requirements((beside / "pyproject.toml").read_bytes())
+                # uv and PDM install such a project's dependencies, and nothing of itself.
+                if requires is None and lock.format in ("uv.lock", "pdm.lock"):
+                    continue
+            elif not (beside / "setup.py").is_file():
+                continue
+            else:
+                requires = None
+        except (OSError, ValueError):
+            continue
+        yield Build(f"what lies in {place}", LEGACY if requires is None else requires)
 
 
 def _verifies_signatures(lock: Path) -> bool:

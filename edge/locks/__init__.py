@@ -102,7 +102,8 @@ class Lock:
 
     ``nodes`` are the graph's: each leads on by ``edges`` (of the same index) and stands for one of ``needed``, or for nothing (None).
     Without ``roots`` everything is needed wherever its own marker is true. ``requires_python`` is a specifier, ``pythons`` are the
-    versions it was made for, if it says so; ``environments`` are markers, one of which has to be true.
+    versions it was made for, if it says so; ``environments`` are markers, one of which has to be true. ``local`` are paths, relative to
+    the lock, of projects that a Python client builds; ``scripts`` are packages that run something when they are installed.
     """
 
     format: str
@@ -114,6 +115,8 @@ class Lock:
     roots: tuple[Reach, ...] = ()
     nodes: tuple[int | None, ...] = ()
     edges: tuple[tuple[Reach, ...], ...] = ()
+    local: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
     extras: frozenset[str] = field(default_factory=frozenset)
     groups: frozenset[str] = field(default_factory=frozenset)
 

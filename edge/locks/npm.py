@@ -58,7 +58,12 @@ def read(text: str) -> Lock:
             needed.append(each)
         else:
             elsewhere.append(each)
-    return Lock(FORMAT, tuple(dict.fromkeys(needed)), tuple(dict.fromkeys(elsewhere)))
+    scripts = tuple(
+        place.rpartition("node_modules/")[2]
+        for place, entry in (packages.items() if isinstance(packages, dict) else ())
+        if isinstance(entry, dict) and entry.get("hasInstallScript") and "node_modules/" in place
+    )
+    return Lock(FORMAT, tuple(dict.fromkeys(needed)), tuple(dict.fromkeys(elsewhere)), scripts=tuple(dict.fromkeys(scripts)))
 
 
 def _placed(packages: Table, text: str) -> Iterator[Needed | Elsewhere]:

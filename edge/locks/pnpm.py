@@ -31,17 +31,20 @@ def read(text: str) -> Lock:
         raise Malformed(f"its version {', '.join(filter(None, versions))[:40]} is not known here; 5.4 to 9 are")
     needed = [Needed("npm", "pnpm", "", asks=("page",))]
     elsewhere: list[Elsewhere] = []
+    scripts: tuple[str, ...] = ()
     for document, version in zip(documents, versions, strict=True):
         for place, entry, optional in _packages(document):
             found = _package(place, entry, optional, is_old=version.startswith("5"))
             if isinstance(found, Needed):
                 needed.append(found)
+                scripts += (found.project,) if entry.get("requiresBuild") == "true" else ()
                 if found.os or found.cpu or found.libc:
                     # Its page is asked for wherever the lock is installed.
                     needed.append(Needed("npm", found.project, "", asks=("page",)))
             else:
                 elsewhere.append(found)
-    return Lock(FORMAT, tuple(dict.fromkeys(needed)), tuple(dict.fromkeys(elsewhere)))
+    scripts = tuple(dict.fromkeys(scripts))
+    return Lock(FORMAT, tuple(dict.fromkeys(needed)), tuple(dict.fromkeys(elsewhere)), scripts=scripts)
 
 
 def _packages(document: Mapping[str, Value]) -> list[tuple[str, Mapping[str, Value], bool]]:

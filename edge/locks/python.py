@@ -141,6 +141,7 @@ def read_uv(text: str) -> Lock:
     elsewhere: list[Elsewhere] = []
     graph = _Graph()
     roots: list[int] = []
+    local: list[str] = []
     for line, package in packages:
         name = _project(_text(package, "name", line), line)
         source = package.get("source")
@@ -157,6 +158,7 @@ def read_uv(text: str) -> Lock:
         graph.versions[node] = _optional(package, "version"), str(source)
         if isinstance(found, Elsewhere) and not found.remote:
             roots.append(node)
+            local += [path for kind in ("editable", "directory", "path") if (path := _optional(source, kind))]
         for kind in ("optional-dependencies", "dev-dependencies"):
             members = package.get(kind)
             for part in members if isinstance(members, dict) else ():
@@ -180,6 +182,7 @@ def read_uv(text: str) -> Lock:
         roots=tuple(Reach(node) for node in (*roots, *([top] if top is not None else []))),
         nodes=tuple(graph.nodes),
         edges=tuple(map(tuple, graph.edges)),
+        local=tuple(local),
     )
 
 
@@ -250,6 +253,7 @@ def read_poetry(text: str) -> Lock:
     # Poetry 1.2 and before kept all files in one table.
     kept = metadata.get("files")
     apart = kept if isinstance(kept, dict) else {}
+    local: list[str] = []
     needed: list[Needed] = []
     elsewhere: list[Elsewhere] = []
     for line, package in _tables(document, "package", _Packages(text, "package")):
@@ -259,6 +263,8 @@ def read_poetry(text: str) -> Lock:
         source = package.get("source")
         kind = _optional(source, "type") if isinstance(source, dict) else ""
         if isinstance(source, dict) and kind not in ("", "legacy"):
+            if kind in ("file", "directory"):
+                local.append(_optional(source, "url"))
             where = "a file or directory" if kind in ("file", "directory") else f"{kind} at {_host(_optional(source, 'url'))}"
             elsewhere.append(Elsewhere(f"{name} {version}", where, kind not in ("file", "directory"), marker))
             continue
@@ -267,7 +273,8 @@ def read_poetry(text: str) -> Lock:
         # Without a source Poetry asks what it knows as the index by its own document.
         asks: tuple[Ask, ...] = ("page",) if index else ("page", "json")
         needed.append(Needed("pypi", name, version, files, source=index, asks=asks, marker=marker, line=line))
-    return Lock(POETRY, tuple(needed), tuple(elsewhere), requires_python=_python(_optional(metadata, "python-versions")))
+    python = _python(_optional(metadata, "python-versions"))
+    return Lock(POETRY, tuple(needed), tuple(elsewhere), requires_python=python, local=tuple(local))
 
 
 def _either(markers: object) -> str:
@@ -305,6 +312,8 @@ def read_pdm(text: str) -> Lock:
     metadata = document.get("metadata")
     if not isinstance(metadata, dict) or "lock_version" not in metadata:
         raise Malformed("it has no [metadata] with a lock_version, as a pdm.lock has")
+    # The project itself is installed too.
+    local = ["."]
     needed: list[Needed] = []
     elsewhere: list[Elsewhere] = []
     for line, package in _tables(document, "package", _Packages(text, "package")):
@@ -313,6 +322,7 @@ def read_pdm(text: str) -> Lock:
         marker = _optional(package, "marker")
         if (place := _pdm_place(package)) is not None:
             where, remote = place
+            local += [path] if not remote and (path := _optional(package, "path")) else []
             elsewhere.append(Elsewhere(f"{name} {version}".strip(), where, remote, marker))
         elif "files" in package:
             # An extra of a package is listed beside it, with the same files or with none.
@@ -321,7 +331,7 @@ def read_pdm(text: str) -> Lock:
             needed.append(Needed("pypi", name, _text(package, "version", line), files, asks=asks, marker=marker, line=line))
     targets = [_optional(target, "requires_python") for _, target in _tables(metadata, "targets")]
     python = targets[0] if len(targets) == 1 else _optional(metadata, "requires_python")
-    return Lock(PDM, tuple(needed), tuple(elsewhere), requires_python=python)
+    return Lock(PDM, tuple(needed), tuple(elsewhere), requires_python=python, local=tuple(local))
 
 
 def _pdm_place(package: Table) -> tuple[str, bool] | None:
@@ -375,6 +385,7 @@ def read_pylock(text: str) -> Lock:
         tuple(elsewhere),
         requires_python=str(lock.requires_python or ""),
         environments=tuple(map(str, lock.environments or ())),
+        local=tuple(each.directory.path for each in lock.packages if each.directory is not None),
         extras=frozenset(lock.extras or ()),
         groups=frozenset(lock.dependency_groups or ()) | frozenset(lock.default_groups or ()),
     )

@@ -51,6 +51,7 @@ class _Read:
     elsewhere: list[Elsewhere] = field(default_factory=list)
     constraints: dict[str, tuple[str, tuple[Digest, ...]]] = field(default_factory=dict)
     files: set[tuple[str, bool]] = field(default_factory=set)
+    local: list[str] = field(default_factory=list)
     index: str = ""
     form: Literal["any", "wheel", "sdist"] = "any"
     forms: dict[str, Literal["any", "wheel", "sdist"]] = field(default_factory=dict)
@@ -64,7 +65,7 @@ def read(path: str, texts: Texts) -> Lock:
     if not needed and not found.elsewhere:
         raise Malformed("it requires nothing")
     made_with = tuple(dict.fromkeys(_MADE_WITH.findall(texts(path)[:4096])))
-    return Lock(FORMAT, needed, tuple(found.elsewhere), pythons=made_with)
+    return Lock(FORMAT, needed, tuple(found.elsewhere), pythons=made_with, local=tuple(found.local))
 
 
 def _file(found: _Read, path: str, line: int, *, is_constraint: bool, top: str) -> None:
@@ -112,6 +113,8 @@ def _line(found: _Read, path: str, number: int, line: str, *, is_constraint: boo
     spec, hashes = _hashes(line, number)
     if not is_constraint and (place := _place(spec)) is not None:
         found.elsewhere.append(place)
+        if not place.remote:
+            found.local.append(place.name)
         return
     try:
         requirement = Requirement(spec)
@@ -213,7 +216,10 @@ def _option(found: _Read, path: str, number: int, line: str, *, top: str) -> Non
             case "-i" | "--index-url" | "--pypi-url":
                 found.index = value
             case "-e" | "--editable":
-                found.elsewhere.append(_place(value) or Elsewhere(value[:200], "a file or directory", remote=False))
+                place = _place(value) or Elsewhere(value[:200], "a file or directory", remote=False)
+                found.elsewhere.append(place)
+                if not place.remote:
+                    found.local.append(place.name)
                 return
             case "--no-binary" | "--only-binary":
                 _restrict(found, value, "sdist" if name == "--no-binary" else "wheel")

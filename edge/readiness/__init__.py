@@ -42,6 +42,13 @@ class Wish(msgspec.Struct, frozen=True, omit_defaults=True):
     targets: tuple[int, ...]
 
 
+class Build(msgspec.Struct, frozen=True):
+    """A project of one's own that a client builds, and what it says that takes."""
+
+    name: str
+    requires: tuple[str, ...]
+
+
 class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
     """One lock as the command sends it to the node.
 
@@ -55,6 +62,8 @@ class Asked(msgspec.Struct, frozen=True, omit_defaults=True):
     wishes: tuple[Wish, ...]
     elsewhere: tuple[Elsewhere, ...] = ()
     unfit: dict[int, str] = {}
+    builds: tuple[Build, ...] = ()
+    notes: tuple[str, ...] = ()
     fixed: bool = False
     believed: dict[str, tuple[str, ...]] = {}
 
@@ -83,6 +92,7 @@ class Account:
 
     def __post_init__(self) -> None:
         self.unfit |= self.asked.unfit
+        self.notes |= dict.fromkeys(self.asked.notes)
         self.elsewhere |= dict.fromkeys(self.asked.elsewhere)
 
     def lack(self, thing: Thing, why: Why, reason: str, targets: Iterable[int], rule: str = "") -> None:

@@ -11,7 +11,7 @@ import posixpath
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from packaging.metadata import parse_email
 from packaging.requirements import InvalidRequirement, Requirement
@@ -27,22 +27,27 @@ LIMIT_METADATA_BYTES = 16 << 20
 def build_requirements(filename: str, archive: bytes) -> tuple[Requirement, ...]:
     """What must be installed to build ``archive``. Raises ``ValueError`` with a sentence for what cannot be read."""
     project = _project(filename, archive)
-    if project is None:
-        return tuple(map(Requirement, LEGACY))
+    told = project_requirements(project) if project is not None else None
+    return requirements(LEGACY if told is None else told)
+
+
+def project_requirements(project: bytes) -> tuple[str, ...] | None:
+    """What a ``pyproject.toml`` says that its build requires; None if it says nothing of a build. Raises ``ValueError``."""
     try:
         document = tomllib.loads(project.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its pyproject.toml cannot be read: {error}") from None
     system = document.get("build-system")
     if not isinstance(system, dict):
-        return tuple(map(Requirement, LEGACY))
+        return None
     requires = system.get("requires", [])
     if not isinstance(requires, list) or not all(isinstance(each, str) for each in requires):
         raise ValueError("its pyproject.toml does not say what its build requires")
-    return _requirements(requires)
+    return tuple(requires)
 
 
-def _requirements(texts: list[str]) -> tuple[Requirement, ...]:
+def requirements(texts: Iterable[str]) -> tuple[Requirement, ...]:
+    """Requirements, parsed. Raises ``ValueError``."""
     try:
         return tuple(map(Requirement, texts))
     except InvalidRequirement as error:
@@ -98,4 +103,4 @@ def metadata_in(wheel: bytes) -> bytes:
 def requirements_in(metadata: bytes) -> tuple[Requirement, ...]:
     """What a distribution requires by its metadata. Raises ``ValueError``."""
     raw, _ = parse_email(metadata)
-    return _requirements(list(raw.get("requires_dist", [])))
+    return requirements(raw.get("requires_dist", []))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from origin.groups import members_for
 from origin.model import File
-from origin.registries import Registry
+from origin.registries import Registry, kinds
 
 from ..hosts import Hosts, normal
 
@@ -21,7 +21,9 @@ type Members = tuple[Registry, ...]
 class Places:
     """The instances of an edge: ``paths`` says where the mirror face offers each, ``own`` are the edge's base URLs.
 
-    ``hosts`` is the table of the registries' hosts; ``believed`` are further hosts of a kind's registry, by kind.
+    ``hosts`` is the table of the registries' hosts that the proxy face stands in for, None where there is no such face: then clients ask
+    whatever a lock names past this edge, but for npm, which asks its own registry instead of the public one. ``believed`` are further
+    hosts of a kind's registry, by kind.
     """
 
     def __init__(
@@ -64,10 +66,10 @@ class Places:
             host = normal(parts.hostname or "")
         except ValueError:
             return ()
-        if host in self._believed.get(kind, ()):
-            return mine[:1]
         if self._hosts is None:
             return ()
+        if host in self._believed.get(kind, ()):
+            return mine[:1]
         self._hosts.recognise(host)
         hosts = self._hosts
         shared = [registry for registry in mine if host in hosts.own(registry.name)]
@@ -88,10 +90,10 @@ class Places:
             return [file for registry in sharing if (file := _file(registry, parts.path.removeprefix(path))) is not None] or None
         try:
             host = normal(parts.hostname or "")
-            meant: list[tuple[Registry, str]] = []
-            if self._hosts is not None:
-                self._hosts.recognise(host)
-                meant = [(each.registry, each.target) for each in self._hosts.meanings(host, f"/{target}")]
+            if self._hosts is None:
+                return self._rewritten(kind, host, target)
+            self._hosts.recognise(host)
+            meant = [(each.registry, each.target) for each in self._hosts.meanings(host, f"/{target}")]
             if not meant and host in self._believed.get(kind, ()):
                 meant = [
                     (registry, found)
@@ -101,6 +103,14 @@ class Places:
         except ValueError:
             return None
         return [file for registry, found in meant if (file := _file(registry, found)) is not None] or None
+
+    def _rewritten(self, kind: str, host: str, target: str) -> Sequence[File] | None:
+        """What npm makes of an address at the public registry, whatever registry it is told: it puts that one's in its place."""
+        if kind != "npm" or host != urlsplit(kinds.default_upstream(kind)).hostname:
+            return None
+        registry = next((each for each in self._registries.values() if each.kind == kind), None)
+        found = _file(registry, target) if registry is not None else None
+        return [found] if found is not None else None
 
 
 def _file(registry: Registry, target: str) -> File | None:

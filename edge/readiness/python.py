@@ -23,8 +23,8 @@ from origin.registries import Registry, pypi_names
 
 from ..locks import Lock, LockedFile, Malformed, Needed
 from ..locks.targets import Candidate, Target, holds, taken
-from . import Account, Thing, Wish
-from .builds import build_requirements, metadata_in, requirements_in
+from . import Account, Build, Thing, Wish
+from .builds import build_requirements, metadata_in, requirements, requirements_in
 from .hands import Had, Hand
 from .places import Members, Places
 
@@ -203,6 +203,17 @@ class Shop:
         return had
 
     # -- builds
+
+    async def build(self, wanted: Build) -> None:
+        """What building a project of one's own takes, on each target."""
+        try:
+            requires = requirements(wanted.requires)
+        except ValueError as error:
+            thing = Thing("", wanted.name, "", "file", wanted.name)
+            self.account.lack(thing, "other", str(error), range(len(self.account.asked.targets)))
+            return
+        for index, target in enumerate(self.account.asked.targets):
+            await _Build(self, wanted.name, target, index, 0).gather(requires)
 
     async def _build(self, sdist: Had, needed: Needed, targets: Iterable[int], depth: int) -> None:
         """What building an sdist takes, on each target."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edge.hosts import Hosts
 from edge.readiness import builds, poms
 from edge.readiness.places import Places
-from origin.registries import Options
+from origin.registries import Options, kinds
 from origin.registries.kinds import create
 from tests.jars import module_json, pom_xml
 
@@ -243,8 +243,13 @@ def test_an_address_that_a_lock_names_is_a_file_of_an_instance_or_nowhere_here(k
     assert (found[0].registry if found else None) == meant
 
 
-def test_without_a_table_of_hosts_only_the_edges_own_addresses_are_known() -> None:
-    alone = Places(REGISTRIES, PATHS, ["http://127.0.0.1:8080"], None)
+def test_without_a_proxy_face_only_the_edges_own_addresses_lead_here_and_npms_public_one() -> None:
+    alone = Places(REGISTRIES, PATHS, ["http://127.0.0.1:8080"], None, {"npm": ["believed.test"]})
+    public = kinds.default_upstream("npm")
+    found = alone.files("npm", f"{public}a/-/a-1.0.0.tgz")
+    assert found is not None
+    assert found[0].registry == "npm"
+    assert alone.files("npm", "https://believed.test/a/-/a-1.0.0.tgz") is None
     assert alone.files("npm", "https://npm.test/a/-/a-1.0.0.tgz") is None
     assert alone.files("npm", "http://127.0.0.1:8080/npm/a/-/a-1.0.0.tgz")
     assert alone.members("pypi", "https://pypi.test/simple", "soil") == []
