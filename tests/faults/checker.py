@@ -332,7 +332,9 @@ def _serves(call: Call, recall: Recalled) -> str:
     if call.status not in SERVED:
         return ""
     if call.key in recall.keys:
-        return f"{call.key} ({call.method}, {call.status})" if call.key else ""
+        # Bytes that nobody had under a name are known by their digest once they are here, and their end is kept back then.
+        is_given = call.clean or bool(recall.releases)
+        return f"{call.key} ({call.method}, {call.status})" if is_given else ""
     if call.project and call.status == 200:
         return next(
             (
@@ -389,8 +391,13 @@ def _equal(facts: _Facts, report: Report) -> None:
         report.looked_at["I3"] += 1
         if origin is None or node == "origin":
             continue
+        # What is recalled goes nowhere any more.
+        at = bound.at
+        kept_back = {one.sha256 for one in facts.published.values() if facts.withdrawn(one.key, at, at)}
         for name in sorted(origin.names.keys() | bound.names.keys()):
             here, there = bound.names.get(name), origin.names.get(name)
+            if (here or there) in kept_back:
+                continue
             if here is None:
                 report.found("I3", f"{name} is at the origin and never came to {node}")
             elif there is None:

@@ -231,6 +231,20 @@ def test_an_edge_that_holds_other_names_than_the_origin_is_found() -> None:
     assert found(Verified(at=9, node="origin", succeeded=False, told="line 3 is not signed")) == ["I3"]
 
 
+def test_what_is_recalled_need_not_be_everywhere() -> None:
+    origin = Bound(at=9, node="origin", names={}, whole=())
+    mine = Bound(at=9, node="a", names={"six": "aa"}, whole=("aa",))
+    assert found(origin, mine) == ["I3"]
+    assert found(recalled(5), origin, mine) == []
+
+
+def test_bytes_that_nobody_had_are_refused_once_they_are_known() -> None:
+    bytes_only = msgspec.structs.replace(recalled(20, "a"), releases=())
+    assert found(bytes_only, got(22, clean=False, size=400, body="half")) == []
+    assert found(bytes_only, got(22)) == ["I2"]
+    assert found(recalled(20, "a"), got(22, clean=False, size=400, body="half")) == ["I2"]
+
+
 def test_a_release_that_is_lost_once_all_is_healed_is_found() -> None:
     assert found(Healed(at=50), page(51, "1.0")) == ["I3"]
     assert found(Healed(at=50), page(51, status=503)) == ["I3"]
