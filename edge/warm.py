@@ -20,7 +20,8 @@ from origin.control import Command, Progress
 from origin.errors import Corrupt, NotFound, Refused, Unavailable
 from origin.flights import open_flights
 from origin.metrics import Metrics
-from origin.model import File
+from origin.model import File, Hold, Refuse
+from origin.policy.rules import judge
 from origin.service import Service
 
 from .hosts import Hosts
@@ -174,14 +175,14 @@ class Warming:
             hand = Bring(node.service, node.catalog, node.sources, tally, pins=wanted.pin)
             async with trio.open_nursery() as nursery:
                 for files, answered in found:
-                    nursery.start_soon(_kept, hand, account, files, answered)
+                    nursery.start_soon(self._kept, hand, account, files, answered)
             await tell.last()
             if not account.lacks:
                 paths = {(files[0].registry, files[0].path) for files, _ in found}
                 await _remember(node.service, f"pom {wanted.key}", sorted(paths))
         else:
             for files, answered in found:
-                _noted(account, files, answered)
+                self._noted(account, files, answered)
             if account.lacks:
                 # The build ended before it had asked for everything: what it needed before tells the rest.
                 async with _alone(self.node.service) as service:
@@ -198,6 +199,28 @@ class Warming:
                 _page_asked(target) for target, answered in asked.items() if answered.status == 503 and _is_page(target)
             ),
         }
+
+    async def _kept(self, hand: Bring, account: Account, files: Sequence[File], answered: Answered) -> None:
+        """Keep what a client was given; what it was refused, or could not be given, is noted."""
+        if answered.status != 200:
+            self._noted(account, files, answered)
+            return
+        thing = _thing(files[0])
+        try:
+            await hand.file(files)
+            account.had.add(thing)
+        except (NotFound, Refused, Unavailable, Corrupt) as error:
+            account.fail(thing, error, ())
+
+    def _noted(self, account: Account, files: Sequence[File], answered: Answered) -> None:
+        thing = _thing(files[0])
+        if answered.status < 400:
+            account.had.add(thing)
+        elif answered.status == 403:
+            verdict = judge(self.node.service.rules, self.node.registries[files[0].registry], files[0].project, files[0].version)
+            account.lack(thing, "refused", answered.reason, (), verdict.rule if isinstance(verdict, Refuse | Hold) else "")
+        elif answered.status not in (404, 410):
+            account.lack(thing, "missing", answered.reason, ())
 
     def _meant(self, asked: Mapping[str, Answered]) -> Iterable[tuple[Sequence[File], Answered]]:
         """The files among targets that were asked for, checksums apart: those are made of what they are of."""
@@ -217,29 +240,6 @@ class Warming:
                         files.append(found)
             if files:
                 yield files, answered
-
-
-async def _kept(hand: Bring, account: Account, files: Sequence[File], answered: Answered) -> None:
-    """Keep what a client was given; what it was refused, or could not be given, is noted."""
-    if answered.status != 200:
-        _noted(account, files, answered)
-        return
-    thing = _thing(files[0])
-    try:
-        await hand.file(files)
-        account.had.add(thing)
-    except (NotFound, Refused, Unavailable, Corrupt) as error:
-        account.fail(thing, error, ())
-
-
-def _noted(account: Account, files: Sequence[File], answered: Answered) -> None:
-    thing = _thing(files[0])
-    if answered.status < 400:
-        account.had.add(thing)
-    elif answered.status == 403:
-        account.lack(thing, "refused", answered.reason, ())
-    elif answered.status not in (404, 410):
-        account.lack(thing, "missing", answered.reason, ())
 
 
 def _thing(file: File) -> Thing:
