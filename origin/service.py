@@ -227,7 +227,7 @@ class Service:
         """
         if verdicts == self.central:
             return
-        self._central = read_verdicts(verdicts)
+        self._central = read_verdicts(verdicts, self._central)
         self._enforce()
         if self._central.faults:
             raise ValueError("; ".join(self._central.faults))
@@ -260,7 +260,8 @@ class Service:
     def _enforce(self) -> None:
         central = self._central
         shared = Policy(central.rules, central.digests)
-        self._pages.enforce(Policy((*central.rules, *self._own_rules), central.digests), shared)
+        own = self._own_rules
+        self._pages.enforce(Policy((*central.rules, *own), central.digests) if own else shared, shared)
         self._files.review()
         for twin in list(self._twins):
             twin._take_over(self)

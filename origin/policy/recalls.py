@@ -17,19 +17,33 @@ _RULE = "recall-"
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """``[[rules]]`` as they were written, and read."""
+
+    written: Sequence[Mapping[str, object]] = ()
+    rules: tuple[Rule, ...] = ()
+    faults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Central:
     """An origin's verdicts as they are judged by: its recalls' rules before its ``[[rules]]``, and the digests that are refused.
 
-    ``faults`` are the sentences on what of them cannot be read; whatever can is in ``rules`` and ``digests`` all the same.
+    ``faults`` are the sentences on what of them cannot be read; whatever can is in ``rules`` and ``digests`` all the same. ``table`` is
+    what was read of the ``[[rules]]`` alone.
     """
 
     rules: tuple[Rule, ...] = ()
     digests: Mapping[Digest, Refuse] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    table: Table = Table()
 
 
-def read(verdicts: Verdicts) -> Central:
-    """Read verdicts. Never raises: one rule that a newer origin has, and this node cannot read, must not keep a recall from counting."""
+def read(verdicts: Verdicts, before: Central | None = None) -> Central:
+    """Read verdicts. Never raises: one rule that a newer origin has, and this node cannot read, must not keep a recall from counting.
+
+    What was read ``before`` is not read again: a list of malware takes a second, in which a recall would hold up all that is served.
+    """
     rules: list[Rule] = []
     digests: dict[Digest, Refuse] = {}
     faults: list[str] = []
@@ -45,12 +59,19 @@ def read(verdicts: Verdicts) -> Central:
                 digests.setdefault(parse_digest(text), refuse)
             except ValueError as error:
                 faults.append(f"recall {recall.id}: {error}")
-    for table in verdicts.rules:
+    table = before.table if before is not None and before.table.written == verdicts.rules else _read_table(verdicts.rules)
+    return Central((*rules, *table.rules), digests, (*faults, *table.faults), table)
+
+
+def _read_table(written: Sequence[Mapping[str, object]]) -> Table:
+    rules: list[Rule] = []
+    faults: list[str] = []
+    for each in written:
         try:
-            rules.append(parse_rule(table))
+            rules.append(parse_rule(each))
         except ValueError as error:
             faults.append(str(error))
-    return Central(tuple(rules), digests, tuple(faults))
+    return Table(written, tuple(rules), tuple(faults))
 
 
 def refusal(recall: Recall) -> Refuse:

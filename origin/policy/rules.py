@@ -21,6 +21,8 @@ _COMPARISON = re.compile(r"(===?|!=|<=|>=|<|>|=)?\s*(.*)", re.DOTALL)
 _UNSUPPORTED = re.compile(r"[~^*|\s,()\[\]]")
 
 
+LIMIT_SPELLED = 300_000
+
 LIMIT_INDEXES = 8
 """Of how many sets of rules, and kinds, it is remembered where the rules on a project stand."""
 
@@ -167,6 +169,9 @@ class _Index:
     patterns: Sequence[tuple[int, Callable[[str], bool]]]
 
 
+_SPELLED: dict[tuple[str, str], str] = {}
+"""Names in rules as a kind spells them: with one rule more, the same hundred thousand are indexed again."""
+
 _INDEXES: OrderedDict[tuple[int, str], _Index] = OrderedDict()
 """By identity of the rules: a list of malware has a hundred thousand of them, and every request is judged."""
 
@@ -195,11 +200,18 @@ def _index(rules: Sequence[Rule], registry: Versions) -> _Index:
 
 
 def _wanted(name: str, registry: Versions) -> str:
-    try:
-        return registry.normalise(name)
-    except ValueError:
-        # A name that no project can have: kept, so that a rule for a kind whose grammar is stricter than the writer knew does no harm.
-        return name
+    key = registry.kind, name
+    spelled = _SPELLED.get(key)
+    if spelled is None:
+        try:
+            spelled = registry.normalise(name)
+        except ValueError:
+            # A name that no project can have: kept, so that a rule for a kind whose grammar is stricter than the writer knew does no harm.
+            spelled = name
+        if len(_SPELLED) >= LIMIT_SPELLED:
+            _SPELLED.clear()
+        _SPELLED[key] = spelled
+    return spelled
 
 
 @lru_cache(4096)

@@ -44,6 +44,19 @@ def test_recalls_come_before_rules_and_give_their_reason_first() -> None:
     assert Policy(central.rules).judge(npm, "left-pad", "1.0.0") == Refuse("recalled: a worm", "recall-7")
 
 
+def test_rules_that_stay_are_not_read_again_for_a_recall() -> None:
+    rules: tuple[dict[str, object], ...] = tuple(
+        {"name": f"malware {n}", "match": f"pkg:npm/evil-{n}", "action": "refuse"} for n in range(3)
+    )
+    before = read(Verdicts(revision=1, rules=rules))
+    again = tuple(dict(rule) for rule in rules)
+    after = read(Verdicts(revision=2, rules=again, recalls=(recall(purls=("pkg:npm/left-pad",)),)), before)
+    assert after.table is before.table
+    assert [rule.match.name for rule in after.rules] == ["left-pad", "evil-0", "evil-1", "evil-2"]
+    fewer = read(Verdicts(revision=3, rules=again[1:]), after)
+    assert [rule.match.name for rule in fewer.rules] == ["evil-1", "evil-2"]
+
+
 def test_recalled_bytes_are_refused_whatever_their_name() -> None:
     central = read(Verdicts(revision=1, recalls=(recall(digests=(str(BAD),)),)))
     assert judge_digests(central.digests, [Digest("sha1", "0" * 40), BAD]) == Refuse("recalled: a worm", "recall-7")
