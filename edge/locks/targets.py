@@ -303,10 +303,11 @@ def _best(wheels: Mapping[str, tuple[tuple[int | str, ...], frozenset[Tag]]], ta
     found: set[str] = set()
     for level in _levels(platform, target.python, [tag for _, tags in wheels.values() for tag in tags]):
         ranks = _ranks(target.python, platform, level)
+        # (Not by sets: those would be made of the thousand tags of a machine, not of the two of a wheel.)
         ranked = [
-            (min(ranks[tag] for tag in tags & ranks.keys()), build, name)
+            (min(own), build, name)
             for name, (build, tags) in wheels.items()
-            if not tags.isdisjoint(ranks.keys())
+            if (own := [ranks[tag] for tag in tags if tag in ranks])
         ]
         if ranked:
             least = min(rank for rank, _, _ in ranked)
@@ -346,6 +347,7 @@ def _levels(platform: Platform, python: str, tags: Sequence[Tag]) -> Sequence[Le
     return sorted({level for tag, level in asked.items() if tag in known}) or [lowest]
 
 
+@lru_cache(65536)
 def _level_in(tag: Tag, platform: Platform) -> Level | None:
     """The level that a tag of the platform's asks for; None for any other tag."""
     lowest, pattern = _LOWEST[platform.system, platform.libc]
