@@ -168,6 +168,8 @@ def test_what_an_sdist_says_its_build_takes_is_read(members: Mapping[str, str], 
         packed({"a-1/pyproject.toml": "[build-system]\nrequires = 1\n"}),
         packed({"a-1/pyproject.toml": '[build-system]\nrequires = ["no requirement at all!"]\n'}),
     ],
+    # What is packed holds the time: processes that run the suite side by side would each name these otherwise.
+    ids=["nothing", "no archive", "no TOML", "no list", "no requirement"],
 )
 def test_an_sdist_that_cannot_be_read_is_told_to_be_so(archive: bytes) -> None:
     with pytest.raises(ValueError, match=r"unpacked|pyproject.toml|no requirement"):
