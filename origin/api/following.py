@@ -77,6 +77,7 @@ class Following:
         self._waiting: set[trio.CancelScope] = set()
         self._draining = False
         self._coded: tuple[int, str, bytes] | None = None
+        self._coding = trio.Lock()
         self._routes: Mapping[str, tuple[str, Answering]] = {
             "instances": ("GET", self._instances),
             "changes": ("GET", self._changes),
@@ -182,13 +183,14 @@ class Following:
     # ---- policy
 
     async def _verdicts(self, _: str, request: Request, __: Query) -> Response:
-        verdicts = self._central.policy.current
         coding = negotiate_coding(request.header("accept-encoding"), CODINGS)
-        # All edges ask at once, and all for the same.
-        if self._coded is None or self._coded[:2] != (verdicts.revision, coding):
-            body = msgspec.json.encode(verdicts)
-            self._coded = (verdicts.revision, coding, await _encoded(body, coding))
-        return _in_coding(self._coded[2], coding)
+        # All edges ask at once, and all for the same: whoever comes while it is made waits for it.
+        async with self._coding:
+            verdicts = self._central.policy.current
+            coded = self._coded
+            if coded is None or coded[:2] != (verdicts.revision, coding):
+                coded = self._coded = (verdicts.revision, coding, await _encoded(msgspec.json.encode(verdicts), coding))
+        return _in_coding(coded[2], coding)
 
     async def _acknowledgement(self, node: str, request: Request, _: Query) -> Response:
         told = read(request.body, wire.Acknowledgement)

@@ -23,6 +23,7 @@ from origin.feed import Ledger, checked
 from origin.fleet import Fleet
 from origin.holdings import Holdings, held_file
 from origin.http import Response
+from origin.http.coding import encode
 from origin.identity import Identity, open_identity
 from origin.intake import Intake, Popularity
 from origin.model import Change, File, Page
@@ -280,6 +281,28 @@ async def test_the_verdicts_are_given_whole_and_coded_as_they_are_read(tmp_path:
                 plain = gzip.decompress(body) if response.header("content-encoding") == "gzip" else body
                 assert msgspec.json.decode(plain, type=wire.Verdicts) == o.policy.current
                 assert (response.header("content-encoding") or "identity") == coding
+
+
+async def test_verdicts_that_take_long_to_code_are_coded_once_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    coded: list[int] = []
+
+    def counting(body: bytes, coding: str) -> bytes:
+        coded.append(len(body))
+        return encode(body, coding)
+
+    monkeypatch.setattr("origin.api.following.encode", counting)
+    async with origin(tmp_path) as o:
+        await o.policy.set_rules([{**RULE, "name": f"no-{number}", "match": f"pkg:pypi/evil-{number}"} for number in range(2000)])
+        replies: list[Response] = []
+
+        async def ask() -> None:
+            replies.append(await o.asked("verdicts", accept_encoding="gzip"))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(ask)
+        assert {reply.status for reply in replies} == {200}
+        assert len(coded) == 1
 
 
 async def test_an_edge_cannot_have_in_force_what_is_not_decided(tmp_path: Path) -> None:
