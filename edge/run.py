@@ -46,6 +46,9 @@ LOG_LIMIT_BYTES = 1 << 20
 OURS_FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
 """Exit statuses that are not the command's own; as those of env(1)."""
 
+NPM_OF_MACHINE = (Path("/etc/npmrc"), Path("/usr/local/etc/npmrc"), Path("/usr/etc/npmrc"))
+"""What npm may read for all users, besides the file that is beside its Node.js."""
+
 PIP_OF_MACHINE = (Path("/etc/xdg/pip/pip.conf"), Path("/etc/pip.conf"))
 """What pip reads for all users."""
 
@@ -396,19 +399,26 @@ def joined(directory: Path, files: Sequence[Path]) -> Path:
     return path
 
 
-def written_for_npm(directory: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """What the person's and the project's files say of proxies and certificates, by npm's names, and of Yarn 4's registry, by Yarn's."""
+def written_for_npm(directory: Path, environ: Mapping[str, str], machine: Sequence[Path] = NPM_OF_MACHINE) -> dict[str, str]:
+    """What all files of npm's clients say of proxies and certificates, by npm's names, and of Yarn 4's registry, by Yarn's.
+
+    npm's file for the machine is beside the Node.js that runs it, wherever that is.
+    """
     from .configfiles import NPMRC, Format, YAMLLines
     from .configfiles.lines import unquoted
 
     home = home_directory(environ)
     rc = environ.get("YARN_RC_FILENAME") or ".yarnrc.yml"
     named = environ.get("npm_config_userconfig") or environ.get("NPM_CONFIG_USERCONFIG")
+    of_all = environ.get("npm_config_globalconfig") or environ.get("NPM_CONFIG_GLOBALCONFIG")
+    node = shutil.which("node", path=environ.get("PATH", os.defpath))
+    beside = [Path(node).resolve().parent.parent / "etc" / "npmrc"] if node else []
     above = [directory, *directory.parents]
     project = next((each for each in above if (each / "package.json").is_file()), directory)
     of_npm = (NPMRC(), ("proxy", "https-proxy", "http-proxy", "noproxy", "cafile", "ca"))
     of_yarn = (YAMLLines(), ("httpsCaFilePath", "npmRegistryServer"))
     files: list[tuple[Path, tuple[Format, tuple[str, ...]]]] = [
+        *((path, of_npm) for path in ([Path(of_all)] if of_all else [*machine, *beside])),
         (Path(environ.get("XDG_CONFIG_HOME") or home / ".config") / "pnpm" / "rc", of_npm),
         (Path(named) if named else home / ".npmrc", of_npm),
         (project / ".npmrc", of_npm),

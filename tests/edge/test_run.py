@@ -301,7 +301,8 @@ def test_what_npms_files_say_is_read(tmp_path: Path) -> None:
     (home / ".config" / "pnpm").mkdir(parents=True)
     (home / ".config" / "pnpm" / "rc").write_text("noproxy=pnpm.test\nproxy=http://pnpm.test:1\n")
     (project / ".yarnrc.yml").write_text('httpsCaFilePath: "certs/ca.pem"\nnpmRegistryServer: "https://mine.test"\n')
-    assert run.written_for_npm(project / "below", {"HOME": str(home), "CORP": "/corp"}) == {
+    environ = {"HOME": str(home), "CORP": "/corp", "PATH": str(tmp_path)}
+    assert run.written_for_npm(project / "below", environ, machine=()) == {
         "https-proxy": "http://old.test:1",
         "cafile": "/corp/ca.pem",
         "proxy": "http://mine.test:2",
@@ -309,6 +310,26 @@ def test_what_npms_files_say_is_read(tmp_path: Path) -> None:
         "httpsCaFilePath": str(project / "certs/ca.pem"),
         "npmRegistryServer": "https://mine.test",
     }
+
+
+def test_what_npms_file_for_the_whole_machine_says_is_read(tmp_path: Path) -> None:
+    node = tmp_path / "node" / "bin" / "node"
+    node.parent.mkdir(parents=True)
+    node.write_text("#!/bin/sh\n")
+    node.chmod(0o755)
+    environ = {"HOME": str(tmp_path), "PATH": str(node.parent)}
+    for name, text in {"etc/npmrc": "cafile=/old.pem\nproxy=http://old.test:1\n", "node/etc/npmrc": "cafile=/corp.pem\n"}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    machine = [tmp_path / "etc" / "npmrc"]
+    found = run.written_for_npm(tmp_path, environ, machine)
+    assert found == {"cafile": "/corp.pem", "proxy": "http://old.test:1"}
+    assert made({}, written=found)["npm_config_cafile"] == "/ca/bundle.pem+/corp.pem"
+    named = tmp_path / "named"
+    named.write_text("cafile=/named.pem\n")
+    assert run.written_for_npm(tmp_path, environ | {"npm_config_globalconfig": str(named)}, machine) == {"cafile": "/named.pem"}
+    (tmp_path / ".npmrc").write_text("cafile=/mine.pem\n")
+    assert run.written_for_npm(tmp_path, environ, machine)["cafile"] == "/mine.pem", "as npm has it"
 
 
 def test_a_project_does_not_say_where_packages_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
