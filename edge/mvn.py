@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -31,6 +32,9 @@ LIMIT_POMS = 2000
 
 LAST_LINES = 30
 """How much of what Maven printed is told when it failed."""
+
+_ADVICE = re.compile(r"\[ERROR\] *(?:$|-> \[Help|\[Help|To see the full|Re-run Maven|For more information|After correcting)")
+"""What Maven says whatever went wrong."""
 
 _SETTINGS = "<mirrors><mirror><id>leeward</id><mirrorOf>*</mirrorOf><url>{url}</url></mirror></mirrors>"
 
@@ -145,7 +149,7 @@ def run(
         except OSError as error:
             raise Unusable(f"{command} cannot be run: {error.strerror}") from None
     lines = done.stdout.decode(errors="replace").splitlines()
-    telling = [line for line in lines if line.startswith("[ERROR]")] or lines
+    telling = [line for line in lines if line.startswith("[ERROR]") and not _ADVICE.match(line)] or lines
     return Ran(done.returncode, "\n".join(telling[:LAST_LINES]))
 
 

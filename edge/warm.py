@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import trio
@@ -181,8 +181,9 @@ class Warming:
                 paths = {(files[0].registry, files[0].path) for files, _ in found}
                 await _remember(node.service, f"pom {wanted.key}", sorted(paths))
         else:
+            away = self.node.service.lapsed or "not here"
             for files, answered in found:
-                self._noted(account, files, answered)
+                self._noted(account, files, replace(answered, reason=away) if answered.status == 503 else answered)
             if account.lacks:
                 # The build ended before it had asked for everything: what it needed before tells the rest.
                 async with _alone(self.node.service) as service:

@@ -145,7 +145,7 @@ def _asked(path: Path, platforms: Sequence[str], pythons: Sequence[str]) -> Aske
     notes: tuple[str, ...] = ()
     if lock.scripts:
         named = ", ".join(lock.scripts[:8]) + (f" and {len(lock.scripts) - 8} more" if len(lock.scripts) > 8 else "")
-        notes = (f"{named} run something when they are installed, which may ask for more from elsewhere",)
+        notes = (f"scripts that run on installation may ask for more from elsewhere: {named}",)
     home = Path(os.environ["HOME"]) if os.environ.get("HOME") else None
     believed = lockfiles.unknown_hosts(path.parent, frozenset(), home=home, environ=os.environ)
     return Asked(
