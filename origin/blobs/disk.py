@@ -359,12 +359,12 @@ class DiskBlobs:
                 self._durable.add(directory)
 
     def _make_names(self) -> None:
-        """Create ``sha256/00`` to ``ff`` in a new store, durably; a crash midway leaves the last one missing."""
-        last = f"{self._names}/ff"
-        if not os.path.isdir(last):
-            for number in range(256):
+        """Create what is missing of ``sha256/00`` to ``ff``, durably: all in a new store, some in one that was restored."""
+        there = set(os.listdir(self._names))
+        for name in (f"{number:02x}" for number in range(256)):
+            if name not in there:
                 with contextlib.suppress(FileExistsError):
-                    os.mkdir(f"{self._names}/{number:02x}", 0o700)
+                    os.mkdir(f"{self._names}/{name}", 0o700)
         # Synced even if all exist: they may have been made just before a crash.
         sync_directory(self._names)
 

@@ -100,6 +100,18 @@ async def test_what_was_backed_up_is_restored_as_it_was_in_another_epoch(tmp_pat
         ]
 
 
+async def test_what_was_restored_takes_any_file_whatever_the_backup_had(tmp_path: Path) -> None:
+    """A few blobs have but a few of the 256 directories of names; the last of them made the store look whole."""
+    last = next(name for name in map(str, range(10_000)) if hashlib.sha256(name.encode() * 100).digest()[0] == 0xFF)
+    async with origin(tmp_path / "data") as node:
+        await store(node, last)
+        await back_up(node, tmp_path / "data", tmp_path / "backup")
+    await backup.restore(tmp_path / "backup", tmp_path / "again", NOW + 10, silent)
+    async with origin(tmp_path / "again") as node:
+        for name in ("one", "two", "three"):
+            assert await node.blobs.verify(await store(node, name))
+
+
 async def test_an_invitation_that_was_used_after_the_backup_is_not_good_once_more(tmp_path: Path) -> None:
     data, there, again = tmp_path / "data", tmp_path / "backup", tmp_path / "again"
     async with origin(data) as node:
