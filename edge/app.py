@@ -38,7 +38,7 @@ from origin.sources.link import Link, connect_share_s
 from origin.sources.remote import DIRECT_PATIENCE_S, PATIENCE_S, RemoteSource
 from origin.sources.sibling import SIBLING_PATIENCE_S, SiblingSource
 from origin.sources.tunnels import Dialler, NextProxy, Reach, is_local
-from origin.tokens import sibling, sibling_token
+from origin.tokens import proof, sibling, sibling_token
 from origin.watch import watch_rules
 from origin.words import listen_address
 
@@ -234,7 +234,14 @@ class _Fleet:
         # Whoever follows is the first to hear that it is back.
         self._links[0].on_heard = origin.heard
         siblings = [
-            SiblingSource(link(url, None, shown), names, clock=clock, patience_s=SIBLING_PATIENCE_S) for url in settings.siblings
+            SiblingSource(
+                link(url, None, shown),
+                names,
+                prove=partial(proof, identity.fleet_key),
+                clock=clock,
+                patience_s=SIBLING_PATIENCE_S,
+            )
+            for url in settings.siblings
         ]
         return [origin, *siblings, *([makings.meagre()] if settings.direct else [])]
 
@@ -281,6 +288,7 @@ class _Fleet:
             node.deployment,
             lambda authorization: sibling(key, authorization, clock()),
             held_only=True,
+            prove=partial(proof, key),
         )
 
 

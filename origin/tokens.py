@@ -98,5 +98,10 @@ def sibling(fleet: bytes, authorization: str | None, now: float) -> str | None:
     return edge
 
 
+def proof(fleet: bytes, text: str) -> str:
+    """The proof of ``wire.proven_text``, by whoever has the fleet's key."""
+    return _signed(fleet, text)
+
+
 def _signed(fleet: bytes, said: str) -> str:
     return hmac.new(fleet, said.encode(), hashlib.sha256).hexdigest()

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -35,6 +36,8 @@ from origin.registries.pypi import PyPI
 from origin.service import Service
 from origin.sources.link import Link, pin_of
 from origin.sources.remote import RemoteSource
+from origin.sources.sibling import SiblingSource
+from origin.tokens import proof
 from tests.origin.http.loopback import Running, running, settled
 
 NOW = 1_800_000_000.0
@@ -47,6 +50,8 @@ WHEEL = File(
 ENTRY = Entry(WHEEL, f"http://files.test/{WHEEL.path}")
 RELAY = Relay("npm", "GET", "-/v1/search?text=six")
 EDGE = "Bearer edge"
+FLEET = bytes(range(32))
+PROVE = partial(proof, FLEET)
 
 
 @dataclass(frozen=True)
@@ -216,6 +221,7 @@ async def stage(folder: Path, *, held_only: bool = False) -> AsyncIterator[Stage
         "node-1",
         lambda authorization: "tokyo" if authorization == EDGE else None,
         held_only=held_only,
+        prove=PROVE if held_only else None,
     )
     async with trio.open_nursery() as nursery:
         life = trio.CancelScope()
@@ -238,10 +244,12 @@ async def stage(folder: Path, *, held_only: bool = False) -> AsyncIterator[Stage
 
 @asynccontextmanager
 async def sourced(
-    at: Stage, kind: type[RemoteSource] = RemoteSource, link: Link | None = None, **options: float
+    at: Stage, kind: type[RemoteSource] = RemoteSource, link: Link | None = None, **options: object
 ) -> AsyncIterator[RemoteSource]:
     """A source on a node, at work until the block ends; it has knocked once."""
     link = link or at.link()
+    if kind is SiblingSource:
+        options.setdefault("prove", PROVE)
     source = kind(link, REGISTRIES, clock=lambda: NOW, rng=random.Random(1), **options)  # type: ignore[arg-type]
     async with trio.open_nursery() as nursery:
         await nursery.start(source.run)

@@ -33,7 +33,9 @@ from ..model import Face as Faces
 from ..registries import Registry
 from ..service import Service
 from .wire import (
+    NONCE,
     PAGE_TYPE,
+    PROOF,
     ROOT,
     STAMP,
     VERDICTS,
@@ -42,6 +44,7 @@ from .wire import (
     Relaying,
     frame_page,
     page_etag,
+    proven_text,
     stamp_text,
 )
 
@@ -104,7 +107,7 @@ class Face:
     """Answers requests of other nodes. ``who`` tells from an ``Authorization`` value which node asks, None if it is none of ours.
 
     ``rest`` is what an origin answers besides packages. ``held_only`` makes it a sibling's: nobody is asked for what is not held.
-    ``deployment`` is our id in ``CDN-Loop``.
+    ``deployment`` is our id in ``CDN-Loop``. ``prove`` signs what is answered to somebody who wants that proven.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Face:
         *,
         rest: Rest | None = None,
         held_only: bool = False,
+        prove: Callable[[str], str] | None = None,
         memory_bytes: int = MEMORY_BYTES,
     ) -> None:
         assert rest is None or not held_only
@@ -129,6 +133,7 @@ class Face:
         self._who = who
         self._rest = rest
         self._held_only = held_only
+        self._prove = prove
         self._face: Faces = "sibling" if held_only else "replication"
         self._framed = _Framed(memory_bytes)
 
@@ -145,6 +150,10 @@ class Face:
             response = respond(error, request)
         if about.node and self._rest is not None:
             response.headers.append((VERDICTS, str(self._rest.revision)))
+        if about.node and self._prove is not None and (nonce := request.header(NONCE)):
+            if isinstance(response.body, bytes) and response.header("repr-digest") is None:
+                response.headers += digest_fields([Digest("sha256", sha256(response.body).hexdigest())])
+            response.headers.append((PROOF, self._prove(proven_text(nonce, request.target, response.status, response.header))))
         if response.delivered is None:
             outcome = about.outcome or ("local" if response.status < 400 else "error")
             response.delivered = _counting(self._metrics.tally(self._face, about.registry, about.kind, outcome))

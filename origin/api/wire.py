@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import quote
 
 import msgspec
@@ -51,6 +51,12 @@ STAMP = "leeward-stamp"
 
 VERDICTS = "leeward-verdicts"
 """The revision of the verdicts in force at the origin."""
+
+NONCE = "leeward-nonce"
+PROOF = "leeward-proof"
+"""What a sibling is asked to prove its answer with, and the proof: ``proven_text`` signed with the fleet's key. Siblings may be
+reached over plain HTTP, and a page is believed as it comes: nobody else's may pass for it.
+"""
 
 PAGE_TYPE = "application/vnd.leeward.page"
 LINES_TYPE = "application/vnd.leeward.lines"
@@ -78,6 +84,20 @@ def file_path(file: File, what: str = "files") -> str:
 def blob_path(digest: Digest) -> str:
     """Where a blob is asked for."""
     return f"{ROOT}blobs/sha256/{digest.value}"
+
+
+# ---- answers of siblings --------------------------------------------------------------------------------------------
+
+_PROVEN = ("etag", "last-modified", "repr-digest", STAMP)
+
+
+def proven_text(nonce: str, target: str, status: int, field: Callable[[str], str | None]) -> str:
+    """What the proof of an answer is made over: the question and all that the answer is believed for; its bytes by their ``Repr-Digest``.
+
+    A part of a file (206) is proven as the file. ``field`` gives a field's value by its lower-case name.
+    """
+    told = "".join(f"{name}: {field(name) or ''}\n" for name in _PROVEN)
+    return f"leeward answer\n{nonce}\n{target}\n{200 if status == 206 else status}\n{told}"
 
 
 # ---- enrolment ------------------------------------------------------------------------------------------------------

@@ -222,9 +222,7 @@ class RemoteSource:
 
             body = await read_page(answer, PAGE_LIMIT_BYTES, max(PAGE_S, self._patience_s), came)
         self._require_came(watch)
-        for digest in told_digests(answer):
-            if digest.algorithm == "sha256" and digest.value != sha256.hexdigest():
-                raise Failed("digest", f"{self._link.host} sent a page with another digest than it told")
+        self._require_told(answer, sha256.hexdigest())
 
         def taken_apart() -> tuple[wire.PageFacts, bytes]:
             return wire.read_page(body)
@@ -451,10 +449,20 @@ class RemoteSource:
     def _error(self, failed: Failed) -> Unavailable | Corrupt:
         return failed.error()
 
+    def _challenge(self) -> str:
+        """What the answer is to be proven with; ``""`` where the connection vouches for it."""
+        return ""
+
+    def _believe(self, answer: Answer, target: str, challenge: str) -> None:
+        """Raise ``Failed`` for an answer that is not proven."""
+
     async def _ask(
         self, line: _Line, label: str, registry: str, method: str, path: str, fields: list[tuple[str, str]], body: bytes
     ) -> Answer:
         now = trio.current_time()
+        challenge = self._challenge()
+        if challenge:
+            fields = [*fields, (wire.NONCE, challenge)]
         permit = line.breaker.admit(now)
         if permit is None:
             raise self._silent(line)
@@ -468,8 +476,11 @@ class RemoteSource:
                 why = "does not answer" if watch.is_vain else f"has not answered in {self._patience_s:.0f} s"
                 raise Failed("slow-first-byte", f"{self._link.host} {why}")
             trial.is_answered = True
+            self._believe(answer, path, challenge)
             trial.end(None)
         except Failed as failed:
+            if answer is not None:
+                await answer.aclose()
             trial.end(failed)
             raise
         except BaseException:  # cancelled from outside
@@ -500,10 +511,23 @@ class RemoteSource:
         return Unavailable(f"{self._link.host} does not answer", max(1.0, line.breaker.retry_in_s(trio.current_time())))
 
     async def _read(self, answer: Answer, limit: int) -> bytes:
+        sha256 = hashlib.sha256()
         with self._watching() as watch:
-            body = await read_page(answer, limit, PAGE_S, lambda _: setattr(watch, "since", trio.current_time()))
+
+            def came(part: bytes) -> None:
+                watch.since = trio.current_time()
+                sha256.update(part)
+
+            body = await read_page(answer, limit, PAGE_S, came)
         self._require_came(watch)
+        self._require_told(answer, sha256.hexdigest())
         return body
+
+    def _require_told(self, answer: Answer, sha256: str) -> None:
+        """Raises ``Failed`` if an answer's bytes are not those that its fields tell of."""
+        for digest in told_digests(answer):
+            if digest.algorithm == "sha256" and digest.value != sha256:
+                raise Failed("digest", f"{self._link.host} sent something with another digest than it told")
 
     # -- what is said instead of what was asked for
 

@@ -6,14 +6,19 @@ wrong there leads to the next source. Of what it refuses, only a recall is heard
 
 from __future__ import annotations
 
-from typing import ClassVar
+import hmac
+import secrets
+from collections.abc import Callable, Collection
+from typing import Any, ClassVar
 
+from ..api import wire
 from ..errors import NotFound, Refused, Unavailable
 from ..model import File, Relay
 from ..policy.recalls import is_recall
 from . import Absent, Relayed
-from .answers import Answer
+from .answers import Answer, told_digests
 from .failures import Failed
+from .link import Link
 from .remote import Kind, RemoteSource
 
 SIBLING_PATIENCE_S = 2.0
@@ -21,10 +26,30 @@ SIBLING_PATIENCE_S = 2.0
 
 
 class SiblingSource(RemoteSource):
-    """A ``Source`` over another edge. Its link authenticates by the key that the fleet shares."""
+    """A ``Source`` over another edge. Its link authenticates by the key that the fleet shares, and ``prove`` signs a text with it.
+
+    What is believed of an answer is proven by that key too: the way there may be plain HTTP.
+    """
 
     NAME: ClassVar[str] = "sibling"
     UNKNOWN: ClassVar[str] = "does not take this edge for one of its fleet"
+
+    def __init__(self, link: Link, registries: Collection[str], *, prove: Callable[[str], str], **more: Any) -> None:
+        super().__init__(link, registries, **more)
+        self._prove = prove
+
+    def _challenge(self) -> str:
+        return secrets.token_hex(16)
+
+    def _believe(self, answer: Answer, target: str, challenge: str) -> None:
+        # Whatever else it may say leads to the next source, whoever said it.
+        if answer.status not in {200, 206, 304, 403}:
+            return
+        wanted = self._prove(wire.proven_text(challenge, target, answer.status, answer.field))
+        if not hmac.compare_digest((answer.field(wire.PROOF) or "").encode(), wanted.encode()):
+            raise Failed("digest", f"{self.link.host} does not prove that its answer is one of this fleet")
+        if answer.status != 304 and not any(digest.algorithm == "sha256" for digest in told_digests(answer)):
+            raise Failed("digest", f"{self.link.host} does not say what it sends")
 
     async def relay(self, relay: Relay) -> Relayed:
         """A sibling relays nothing."""

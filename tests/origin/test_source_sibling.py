@@ -10,13 +10,12 @@ import pytest
 from origin.errors import Corrupt, NotFound, Refused, Unavailable
 from origin.http import Request, Response
 from origin.model import Refuse
+from origin.sources.remote import RemoteSource
 from origin.sources.sibling import SiblingSource
-from origin.tokens import sibling, sibling_token
+from origin.tokens import proof, sibling, sibling_token
 from tests.contracts.sources import BODY, Arena, SourceContract, collect
 from tests.origin.test_source_remote import arena_on, listing
-from tests.remote_stage import ENTRY, NOW, PAGE, RELAY, WHEEL, Stage, sourced, stage
-
-FLEET = bytes(range(32))
+from tests.remote_stage import ENTRY, FLEET, NOW, PAGE, RELAY, WHEEL, Stage, sourced, stage
 
 
 @pytest.fixture
@@ -92,6 +91,73 @@ async def test_a_recall_that_a_sibling_has_heard_of_counts_here_too(at: Stage) -
         with pytest.raises(Refused, match="a worm"):
             async with source.file(WHEEL, ENTRY):
                 pytest.fail("nothing can be opened")
+
+
+async def ask_all(source: RemoteSource) -> None:
+    """Each of what a sibling is asked for is refused to be believed."""
+    with pytest.raises(Unavailable, match="prove|another digest|compressed"):
+        await source.page(PAGE, None)
+    with pytest.raises(Unavailable, match="prove|another digest|compressed"):
+        await source.exists(WHEEL, "")
+
+
+@pytest.mark.parametrize("change", ["no proof", "another stamp", "another etag", "another question", "another page", "a refusal"])
+async def test_what_somebody_on_the_way_changed_is_not_believed(change: str, at: Stage) -> None:
+    at.told.page_is, at.told.file_is = listing(b'{"name":"six"}'), BODY
+    face, earlier = at.handle, list[str]()
+
+    async def listen(request: Request) -> Response:
+        answer = await face(request)
+        earlier.append(answer.header("leeward-proof") or "")
+        return answer
+
+    async def meddle(request: Request) -> Response:
+        answer = await face(request)
+        fields = {name.lower(): value for name, value in answer.headers}
+        match change:
+            case "no proof":
+                fields.pop("leeward-proof", None)
+            case "another stamp":
+                fields["leeward-stamp"] = "99999.0 99999.0 0.0"
+            case "another etag":
+                fields["etag"] = '"leeward-0000000000000000000000000000000000000000"'
+            case "another question":
+                fields["leeward-proof"] = earlier[-1]
+            case "another page" if isinstance(answer.body, bytes):
+                answer.body = b"x" * len(answer.body)
+            case _:
+                answer.status = 403
+        answer.headers = list(fields.items())
+        return answer
+
+    async with sourced(at, SiblingSource) as source:
+        at.handle = listen
+        await source.page(PAGE, None)
+        at.handle = meddle
+        await ask_all(source)
+
+
+async def test_a_file_that_somebody_on_the_way_changed_is_not_believed(at: Stage) -> None:
+    at.told.file_is = BODY
+    face = at.handle
+
+    async def meddle(request: Request) -> Response:
+        answer = await face(request)
+        told = [(name, value) for name, value in answer.headers if name != "Repr-Digest"]
+        answer.headers = [*told, ("Repr-Digest", "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:")]
+        return answer
+
+    async with sourced(at, SiblingSource) as source:
+        at.handle = meddle
+        with pytest.raises(Unavailable, match="prove"):
+            async with source.file(WHEEL, ENTRY):
+                pytest.fail("nothing can be opened")
+
+
+async def test_an_answer_of_another_fleet_is_not_believed(at: Stage) -> None:
+    at.told.page_is, at.told.file_is = listing(), BODY
+    async with sourced(at, SiblingSource, prove=lambda text: proof(bytes(32), text)) as source:
+        await ask_all(source)
 
 
 async def test_the_fleets_key_opens_a_sibling(at: Stage) -> None:
