@@ -10,6 +10,7 @@ import contextlib
 import random
 import signal
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,9 @@ LASTS_S = (0.5, 7.0)
 
 RECALL_S = (4.0, 8.0)
 """Between two recalls."""
+
+STARTS = 10
+"""How often a node is started that cannot be: commands open the store of a node that does not run, for some seconds."""
 
 UNDO_S = (3.0, 9.0)
 """From a recall to its being taken back, where it is."""
@@ -156,10 +160,19 @@ class Node:
         self._began = now()
 
     def start(self) -> None:
-        """Start it, and return once it is ready."""
+        """Start it, and return once it is ready. It is started again, as its supervisor would, if a command has its data directory."""
         with self.lock:
-            self._began = now()
-            self._network.run(self.name, self.process.start)
+            for attempt in range(1, STARTS + 1):
+                self._began = now()
+                try:
+                    self._network.run(self.name, self.process.start)
+                except RuntimeError as error:
+                    if "is in use by process" not in str(error) or attempt == STARTS:
+                        raise
+                    self.process.kill()
+                    time.sleep(1)
+                else:
+                    return
 
     def kill(self) -> None:
         """SIGKILL, and a look at what it leaves."""

@@ -79,9 +79,9 @@ class Shelves:
         self._jars = Jars(directory / "jars")
         self._lock = threading.Lock()
 
-    def release(self, kind: str, number: int, of: int, prefix: str = "chaos") -> Release:
-        """Release ``of`` of project ``number`` of a kind. Sizes differ, from a few hundred bytes to ``LARGEST_BYTES``."""
-        size = random.Random(f"{prefix} {kind} {number} {of}").choice((0, 20_000, LARGEST_BYTES))
+    def release(self, kind: str, number: int, of: int, prefix: str = "chaos", *, largest: int = LARGEST_BYTES) -> Release:
+        """Release ``of`` of project ``number`` of a kind. Sizes differ, from a few hundred bytes to ``largest``."""
+        size = random.Random(f"{prefix} {kind} {number} {of}").choice((0, largest // 15, largest))
         with self._lock:
             match kind:
                 case "pypi":
