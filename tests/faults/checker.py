@@ -225,15 +225,20 @@ class _Facts:
         return spans
 
     def _gone_everywhere(self, target: str, after: float) -> float:
-        """When the last edge was first seen without ``target`` after ``after``."""
+        """When the last edge was first seen without ``target`` after ``after``, and with what it was about on its page again.
+
+        A page is asked for anew only when somebody wants it: until then what is not on it is not given.
+        """
+        about = {key for recall in self.recalls if recall.target == target for key in (*recall.keys, *recall.also)}
+        releases = {(self.published[key].project, self.published[key].version) for key in about}
         last = after
         for edge in self.edges:
-            seen = [
-                record.at
-                for record in self.in_force
-                if record.edge == edge and record.at > after and target not in record.targets
-            ]
-            last = max(last, min(seen, default=math.inf))
+            without = [one.at for one in self.in_force if one.edge == edge and one.at > after and target not in one.targets]
+            last = max(last, min(without, default=math.inf))
+            for project, version in releases:
+                pages = [call for call in self.calls if (call.edge, call.project) == (edge, project) and call.invoked > after]
+                listed = [call.completed for call in pages if version in call.releases]
+                last = max(last, min(listed, default=math.inf))
         return last
 
 

@@ -133,6 +133,7 @@ GOOD: tuple[Written, ...] = (
     got(30.5, key=SIX_2, status=0, clean=False, error="refused"),
     recalled(40, "a", undo=True),
     in_force(40.5),
+    page(40.6, "1.0", "2.0", serial=8),
     got(41, held=True),
     Healed(at=50),
     page(51, "1.0", "2.0", serial=8),
@@ -322,7 +323,9 @@ def test_a_refusal_of_what_nobody_recalled_is_found() -> None:
     assert found(got(1, status=403)) == [], "it has not been on a page yet"
     assert found(page(1, status=403)) == ["refused"]
     assert found(listed, recalled(5, "a"), got(7, status=403)) == []
-    assert found(listed, recalled(5, "a"), recalled(8, "a", undo=True), in_force(9), got(9.5, status=403)) == ["refused"]
+    undone = (listed, recalled(5, "a"), recalled(8, "a", undo=True), in_force(9))
+    assert found(*undone, got(9.5, status=403)) == [], "its page was not asked for again yet"
+    assert found(*undone, page(9.2, "1.0"), got(9.5, status=403)) == ["refused"]
     assert found(listed, recalled(5, "a"), recalled(8, undo=True), got(9.5, status=403)) == [], "it may not have heard of its end"
 
 
