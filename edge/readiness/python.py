@@ -69,6 +69,7 @@ class Shop:
     places: Places
     account: Account
     everything: bool = False
+    _shelves: dict[Page, Shelf] = field(default_factory=dict)
 
     async def settle(self, wish: Wish) -> None:
         """Find out about one package on its targets."""
@@ -107,10 +108,13 @@ class Shop:
 
     async def _look(self, registry: Registry, project: str) -> Shelf:
         page = Page(registry.name, project)
+        if (known := self._shelves.get(page)) is not None:
+            return known
         view = await self.hand.page([(registry, page)])
         listed = await self.hand.held(page) or view.listing
         self.account.had.add(Thing(registry.name, project, "", "page", f"the page of {project}"))
-        return Shelf(registry, view, listed, await _pythons(listed.document))
+        shelf = self._shelves[page] = Shelf(registry, view, listed, await _pythons(listed.document))
+        return shelf
 
     # -- the choice
 
