@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -410,7 +411,9 @@ def _enrol(asked: argparse.Namespace) -> int:
     try:
         trio.run(control.peer, settings.data / "edge.sock")
     except (control.NotRunning, control.CommandFailed):
-        print(f'start it: edge serve --origin {url} (or origin = "{url}" in its settings)')
+        where = {"--config": asked.config, "--data": asked.data}
+        options = "".join(f" {option} {shlex.quote(str(value))}" for option, value in where.items() if value)
+        print(f'start it: edge serve{options} --origin {url} (or origin = "{url}" in its settings)')
     else:
         print(f'one runs here: it follows once it is restarted, with --origin {url} or origin = "{url}" in its settings')
     return 0

@@ -218,5 +218,5 @@ def node_url(text: str, *, secure: bool = True) -> str:
     if parts.path.strip("/") or parts.username is not None or parts.password is not None:
         raise ValueError("a host and a port are all it takes, as in https://origin.test:9090")
     if secure and parts.scheme != "https":
-        raise ValueError(f"is asked over TLS only: https://{parts.netloc}")
+        raise ValueError(f"an origin is asked over TLS only: https://{parts.netloc}")
     return text.rstrip("/")

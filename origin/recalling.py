@@ -133,8 +133,8 @@ class CentralPolicy:
                 wanted.add(spelled(target))
             found = next((each for each in self.current.recalls if each.target in wanted or each.id in wanted), None)
             if found is None:
-                known = ", ".join(each.target for each in self.current.recalls) or "nothing is"
-                raise ValueError(f"{target[:200]!r} is not recalled; what is: {known}")
+                known = ", ".join(each.target for each in self.current.recalls)
+                raise ValueError(f"{target[:200]!r} is not recalled; {f'what is: {known}' if known else 'nothing is'}")
             left = tuple(each for each in self.current.recalls if each is not found)
             await self._change(msgspec.structs.replace(self.current, recalls=left))
             log.warning("no longer recalled: %s", found.target)

@@ -171,8 +171,11 @@ def _reason(raised: BaseException) -> str:
             return f"certificate not trusted, {getattr(error, 'verify_message', error)}"[:200]
     for error in chain:
         if isinstance(error, ssl.SSLError):
+            if error.reason == "WRONG_VERSION_NUMBER":
+                return "no TLS is spoken there"
             return str(getattr(error, "reason", None) or error)[:200]
     for error in chain:
         if isinstance(error, OSError) and error.strerror:
-            return error.strerror[:200]
+            # Trio puts the address before it, which our sentences have.
+            return error.strerror.rpartition("): ")[2][:200]
     return (str(raised) or type(raised).__name__)[:200]

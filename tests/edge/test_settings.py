@@ -214,7 +214,7 @@ def test_a_settings_file_that_is_asked_for_must_be_there(tmp_path: Path) -> None
             '[server]\npublic_urls = [\n"http://a.test",\n"http://-.test"]',
             "edge.toml:4: server.public_urls.1: a public URL names",
         ),
-        ('\norigin = "http://origin.test"', "edge.toml:2: origin: is asked over TLS only: https://origin.test"),
+        ('\norigin = "http://origin.test"', "edge.toml:2: origin: an origin is asked over TLS only: https://origin.test"),
         ('origin = "https://origin.test/v1/"', "edge.toml:1: origin: a host and a port are all it takes"),
         ('origin = "https://a:hunter2@origin.test"', "edge.toml:1: origin: a host and a port are all it takes"),
         ('siblings = ["https://b.test"]', "edge.toml:1: siblings: siblings know each other by their origin"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -66,7 +67,7 @@ def test_an_invitation_makes_an_edge_one_of_the_fleet_and_is_kept_for_its_owner_
     done = edge.command("enrol", edge.origin.url, edge.origin.invite(edge.name))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == f"this edge is {edge.name} now, one of the origin at {edge.origin.url}"
-    assert f"edge serve --origin {edge.origin.url}" in done.stdout
+    assert f"start it: edge serve{''.join(f' {word}' for word in edge._options())} --origin {edge.origin.url} " in done.stdout
     kept = edge.data / "origin.json"
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     secret = json.loads(kept.read_text())["secret"]
@@ -125,11 +126,13 @@ def test_what_is_no_invitation_is_not_sent_anywhere(edge: FleetEdge, token: str,
     assert token not in found
 
 
-def test_an_origin_that_cannot_be_reached_is_said_to_be(edge: FleetEdge) -> None:
+def test_an_origin_that_cannot_be_reached_is_said_to_be(edge: FleetEdge, fake: FakePyPI) -> None:
     token = edge.origin.invite(edge.name)
-    url = f"https://127.0.0.1:{free_port()}"
-    assert "no connection to 127.0.0.1" in refused(edge.command("enrol", url, token))
-    assert "over TLS only" in refused(edge.command("enrol", edge.origin.url.replace("https", "http"), token))
+    free = f"127.0.0.1:{free_port()}"
+    assert refused(edge.command("enrol", f"https://{free}", token)) == f"no connection to {free}: Connection refused"
+    other = urlsplit(fake.index_url).netloc
+    assert f"no secure connection to {other}" in refused(edge.command("enrol", f"https://{other}", token))
+    assert "an origin is asked over TLS only" in refused(edge.command("enrol", edge.origin.url.replace("https", "http"), token))
     assert "a host and a port" in refused(edge.command("enrol", f"{edge.origin.url}/v1/", token))
     edge.enrol(token)
     assert identity(edge).edge == edge.name

@@ -181,6 +181,9 @@ async def test_a_recall_is_taken_back_by_its_target_or_its_id(spelling: str) -> 
         assert [each.target for each in s.policy.current.recalls] == ["pkg:pypi/other"]
         with pytest.raises(ValueError, match="is not recalled; what is: pkg:pypi/other"):
             await s.policy.undo(spelling)
+        await s.policy.undo("pkg:pypi/other")
+        with pytest.raises(ValueError, match="is not recalled; nothing is"):
+            await s.policy.undo(spelling)
 
 
 async def test_what_could_not_be_written_down_is_not_in_force() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import ssl
 import threading
@@ -21,6 +22,7 @@ from origin.model import Entry
 from origin.sources import Received
 from origin.sources.addresses import literal, network_of, race
 from origin.sources.connect import CheckedBackend, trust
+from origin.sources.failures import translate
 from origin.sources.registry import _own_places
 from origin.sources.tunnels import Dialler, Reach
 from tests.answering import Reply, answering
@@ -334,6 +336,18 @@ async def test_a_certificate_that_does_not_fit_is_an_outage(
             await at.fetch()
         assert at.failures() == {"tls": 1}
         assert at.upstream.asked == []
+
+
+def test_why_there_is_no_connection_is_told_in_few_words() -> None:
+    refused = OSError(errno.ECONNREFUSED, "Error connecting to ('127.0.0.1', 9): Connection refused")
+    plain = ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number (_ssl.c:1)")
+    plain.reason = "WRONG_VERSION_NUMBER"
+    for cause, told in [
+        (refused, "no connection to a.test: Connection refused"),
+        (OSError(errno.ENETUNREACH, "Network is unreachable"), "no connection to a.test: Network is unreachable"),
+        (plain, "no secure connection to a.test: no TLS is spoken there"),
+    ]:
+        assert translate(httpcore.ConnectError(cause), "a.test", answered=False).message == told
 
 
 @pytest.mark.parametrize("content", [b"not a certificate", b"", None])
