@@ -23,6 +23,11 @@ def proxy_address(settings: EdgeSettings) -> str:
     return plain or _at(settings.listen, "http")
 
 
+def own_address(settings: EdgeSettings) -> str:
+    """Where what this machine itself starts reaches the edge: where it listens, in plain HTTP unless it takes TLS only."""
+    return _at(settings.listen, "https" if settings.tls.only and settings.tls.cert is not None else "http")
+
+
 def _at(listen: str, scheme: str) -> str:
     host, port = listen_address(listen)
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # what to dial where any address is listened on

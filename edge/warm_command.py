@@ -235,7 +235,7 @@ def _pom(asked: argparse.Namespace, path: Path, settings: EdgeSettings, ask: Ask
     place = str(ask("rehearse", {"held": not keep})["path"])
     running = address.as_running(settings)
     client = clients.CLIENTS["maven"]
-    base = address.local_address(running)
+    base = address.own_address(running)
     url = clients.index_url(client, base, running.registries)
     url = url.replace(base, base + place, 1)
     if sys.stderr.isatty() and not asked.json:

@@ -12,8 +12,9 @@ import pytest
 
 from edge import warm_command
 from edge.__main__ import main
-from edge.settings import load_edge
-from origin.settings import SettingsError
+from edge.address import own_address
+from edge.settings import EdgeSettings, load_edge
+from origin.settings import ServerSettings, SettingsError, TLSSettings
 
 LOCKS = Path(__file__).resolve().parents[1] / "data" / "locks"
 
@@ -203,3 +204,17 @@ def test_help_names_the_lock_files(command: str, capsys: pytest.CaptureFixture[s
     ):
         assert name in told
     assert f"edge {command} " in told
+
+
+@pytest.mark.parametrize(
+    ("listen", "tls", "address"),
+    [
+        ("0.0.0.0:8080", TLSSettings(), "http://127.0.0.1:8080"),
+        ("[::1]:8080", TLSSettings(), "http://[::1]:8080"),
+        ("127.0.0.1:8080", TLSSettings(cert=Path("edge.pem"), only=True), "https://127.0.0.1:8080"),
+        ("127.0.0.1:8080", TLSSettings(cert=Path("edge.pem")), "http://127.0.0.1:8080"),
+    ],
+)
+def test_maven_is_sent_to_the_edge_itself_whatever_its_public_name(listen: str, tls: TLSSettings, address: str) -> None:
+    server = ServerSettings(public_urls=("https://edge.test",))
+    assert own_address(EdgeSettings(data=Path("data"), listen=listen, tls=tls, server=server)) == address
