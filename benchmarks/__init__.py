@@ -9,5 +9,6 @@ a page, we answer from memory; links in our pages are root-relative, so they are
 
 Reading order: ``__main__`` (what there is), ``stage`` (documents and servers), ``upstream`` (the registry they stand before), ``load.c``
 (the client), then one module per question: ``hot``, ``stampede``, ``memory``, ``outage``, ``catalogue``, ``fleet`` (its origin is
-``publishing``, its edges are ``followers``, its plot is drawn by ``plot``), ``propagation``.
+``publishing``, its edges are ``followers``, its plot is drawn by ``plot``), ``propagation``,
+``recall``.
 """

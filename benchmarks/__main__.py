@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from . import catalogue, fleet, hot, memory, outage, packument, propagation, stampede
+from . import catalogue, fleet, hot, memory, outage, packument, propagation, recall, stampede
 
 
 def main() -> int:
@@ -19,7 +19,8 @@ def main() -> int:
         "memory: 1,000 slow readers, a listing of 20,000 files; outage: pip while the registry is down; "
         "packument: 100 clients on a cold packument of 50 MB; catalogue: 1,000,000 releases beside 1,000; "
         "fleet: up to 1,000 edges that follow one origin; "
-        "propagation: what one of three edges fetches, and when the others have it; all",
+        "propagation: what one of three edges fetches, and when the others have it; "
+        "recall: when fifty edges have acknowledged a recall; all",
     )
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds (default %(default)s)")
     parser.add_argument(
@@ -36,6 +37,7 @@ def main() -> int:
         "catalogue": lambda: catalogue.run(options.rounds),
         "fleet": lambda: fleet.run(options.edges, options.seconds or fleet.SECONDS, options.changes),
         "propagation": lambda: propagation.run(options.rounds),
+        "recall": recall.run,
         "outage": lambda: outage.run(min(options.rounds, 3)),
     }
     wanted = options.what or ["hot"]

@@ -179,12 +179,12 @@ class Worker:
             case "head":
                 self.client.file(release, item, "HEAD")
             case "known":
-                self.client.file(release, item, tag=_tag(release, item))
+                self.client.file(release, item, tag=file_tag(release, item))
             case _:
                 self.client.install(release)
 
 
-def _tag(release: Release, item: Item) -> str:
+def file_tag(release: Release, item: Item) -> str:
     """The ETag that an edge gives the file."""
     if release.kind == "maven":
         return f'"sha1-{hashlib.sha1(item.content, usedforsecurity=False).hexdigest()}"'
