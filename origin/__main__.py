@@ -411,6 +411,8 @@ def edges_lines(result: Mapping[str, Any]) -> list[str]:
     rows = [("edge", "heard of", "behind", "policy", "to fetch", "holds", "release", "address")]
     for edge in edges:
         policy = "in force" if edge["verdicts"] >= result["verdicts"] else f"{edge['verdicts']} of {result['verdicts']}"
+        if not edge["seen_at"]:
+            policy = "-"
         rows.append(
             (
                 edge["name"],

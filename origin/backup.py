@@ -142,6 +142,8 @@ async def back_up(
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Have the directory for ourselves. Raises ``Unusable``."""
+    if (directory / CATALOG).exists() and not (directory / MANIFEST).exists():
+        raise Unusable(f"{directory} is a node's own data directory: name another one for the backup.")
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -220,6 +220,12 @@ async def test_a_directory_with_something_else_in_it_is_left_alone(tmp_path: Pat
             await back_up(other, tmp_path / "other", there)
 
 
+async def test_a_nodes_own_data_directory_takes_no_backup(tmp_path: Path) -> None:
+    async with origin(tmp_path) as node:
+        with pytest.raises(Unusable, match="own data directory"):
+            await back_up(node, tmp_path, tmp_path)
+
+
 async def test_two_backups_into_one_directory_do_not_mix(tmp_path: Path) -> None:
     data, there = tmp_path / "data", tmp_path / "backup"
     async with origin(data) as node:
