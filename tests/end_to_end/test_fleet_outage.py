@@ -307,12 +307,12 @@ def region(directory: Path) -> Iterator[Region]:
         for kind in KINDS:
             stage.registries.publish(*listed[kind])
         stage.registries.publish(*made.warm)
-        client = stage.client("a", "warm")
-        for release in made.warm:
-            stage.network.run("a", client.install, release)
-        for kind in KINDS:
-            first = listed[kind].popleft()
-            assert stage.network.run("a", client.page, first, PAGE_HEADERS[kind][0]).status == 200
+        with stage.client("a", "warm") as client:
+            for release in made.warm:
+                stage.network.run("a", client.install, release)
+            for kind in KINDS:
+                first = listed[kind].popleft()
+                assert stage.network.run("a", client.page, first, PAGE_HEADERS[kind][0]).status == 200
         made.cold.listed = listed
         wait_until(lambda: all(_is_level(stage, edge) for edge in EDGES), 60, 0.2)
         yield made

@@ -240,13 +240,13 @@ class Stage:
         return ""
 
     def _page_lacking(self, edge: str) -> str:
-        client, withdrawn = self.client(edge, f"{edge}-heal"), self._withdrawn()
-        published = self.registries.published
-        for release in {release.project: release for release in published}.values():
-            page = client.page(release, PAGE_HEADERS[release.kind][0])
-            mine = [one for one in published if one.project == release.project and one.artifact.key not in withdrawn]
-            if missing := {one.version for one in mine} - set(page.releases):
-                return f"{edge} does not show {release.project} {', '.join(sorted(missing))} ({page.status} {page.error})"
+        withdrawn, published = self._withdrawn(), self.registries.published
+        with self.client(edge, f"{edge}-heal") as client:
+            for release in {release.project: release for release in published}.values():
+                page = client.page(release, PAGE_HEADERS[release.kind][0])
+                mine = [one for one in published if one.project == release.project and one.artifact.key not in withdrawn]
+                if missing := {one.version for one in mine} - set(page.releases):
+                    return f"{edge} does not show {release.project} {', '.join(sorted(missing))} ({page.status} {page.error})"
         return ""
 
     def _withdrawn(self) -> set[str]:
@@ -261,11 +261,12 @@ class Stage:
 
     def _ask_for_all(self, client: Client) -> None:
         published = self.registries.published
-        for release in {release.project: release for release in published}.values():
-            client.page(release, PAGE_HEADERS[release.kind][0])
-        for release in published:
-            for item in release.items:
-                client.file(release, item)
+        with client:
+            for release in {release.project: release for release in published}.values():
+                client.page(release, PAGE_HEADERS[release.kind][0])
+            for release in published:
+                for item in release.items:
+                    client.file(release, item)
 
     def _note_what_was_asked(self) -> None:
         """Who asked the registries for which file."""

@@ -42,9 +42,9 @@ def cut(stage: Stage, how: str) -> Iterator[None]:
 
 def install(stage: Stage, edge: str, *releases: Release) -> None:
     """Have a client at ``edge`` ask for what installing these takes."""
-    client = stage.client(edge, f"{edge}-client")
-    for release in releases:
-        stage.network.run(edge, client.install, release)
+    with stage.client(edge, f"{edge}-client") as client:
+        for release in releases:
+            stage.network.run(edge, client.install, release)
 
 
 @pytest.mark.parametrize("how", ["dropped", "refused", "unplugged"])

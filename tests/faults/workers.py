@@ -1,7 +1,7 @@
 """Clients of an edge, as records: pages, files whole and by range, conditional ones, and what pip, npm and mvn ask in a row.
 
-Each keeps asking by its own seed until it is told to stop, on a connection of its own for each request. What was asked and what came
-is all that they write down; whether that was right is the checker's.
+Each keeps asking by its own seed until it is told to stop: for pages on a connection that it keeps, for files on one of their own. What
+was asked and what came is all that they write down; whether that was right is the checker's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 from urllib.parse import unquote, urljoin, urlsplit
 
 from msgspec.structs import replace
@@ -52,7 +53,10 @@ TIMEOUT_S = 40.0
 
 
 class Client:
-    """Asks one edge at ``url`` and writes down what came. ``life`` tells which process of the edge is there."""
+    """Asks one edge at ``url`` and writes down what came. ``life`` tells which process of the edge is there.
+
+    It keeps a connection to the end of its block.
+    """
 
     def __init__(
         self, worker: str, edge: str, url: Callable[[], str], history: History, life: Callable[[], int] = lambda: 1
@@ -62,11 +66,18 @@ class Client:
         self._url = url
         self._life = life
         self._history = history
+        self._kept: http.client.HTTPConnection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()
 
     def page(self, release: Release, headers: Mapping[str, str]) -> Call:
         """Ask for a project's page."""
         invoked, life = now(), self._life()
-        reply, error = self._ask(release.page, headers)
+        reply, error = self._ask_again(release.page, headers)
         call = self._call("GET", invoked, life, reply, error, project=release.project)
         if reply is not None and reply.status == 200:
             call = _with_page(call, release, reply, urljoin(self._url(), release.page))
@@ -120,6 +131,31 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             return None, f"{type(error).__name__}: {error}"
 
+    def _ask_again(self, path: str, headers: Mapping[str, str]) -> tuple[Reply | None, str]:
+        """Ask on the connection that the last page came by, as installers do: pages are answered from memory there."""
+        began = now()
+        if self._kept is None:
+            self._kept = http.client.HTTPConnection(urlsplit(self._url()).netloc, timeout=TIMEOUT_S)
+        try:
+            self._kept.request("GET", path, headers={"Accept-Encoding": "identity", **headers})
+            response = self._kept.getresponse()
+            fields = {name.lower(): value for name, value in response.getheaders()}
+            short = False
+            try:
+                body = response.read()
+            except (http.client.IncompleteRead, ConnectionError) as error:
+                body, short = getattr(error, "partial", b""), True
+                self._leave()
+            return Reply(response.status, response.reason, fields, body, short, now() - began), ""
+        except (OSError, http.client.HTTPException) as error:
+            self._leave()
+            return None, f"{type(error).__name__}: {error}"
+
+    def _leave(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
     def _call(self, method: str, invoked: float, life: int, reply: Reply | None, error: str, **more: object) -> Call:
         facts: dict[str, object] = {}
         if reply is not None:
@@ -154,10 +190,11 @@ class Worker:
         self._tags: dict[str, str] = {}
 
     def run(self) -> None:
-        while not self._stop.wait(self._random.uniform(0.5, 1.5) * self._pace_s):
-            releases = self._published()
-            if releases:
-                self._step(self._choose(releases))
+        with self.client:
+            while not self._stop.wait(self._random.uniform(0.5, 1.5) * self._pace_s):
+                releases = self._published()
+                if releases:
+                    self._step(self._choose(releases))
 
     def _choose(self, releases: Sequence[Release]) -> Release:
         """A new one half of the time: those are what travels."""
