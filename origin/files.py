@@ -12,6 +12,7 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import msgspec
@@ -358,10 +359,15 @@ class Files:
         """Close held files that left their listing (taken down upstream), unless settings say to serve them."""
         page = registry.listing_page(file)
         held = await self._pages.held(page) if page is not None else None
-        if held is None:
+        if page is None or held is None:
             return
-        self._pages.refresh_soon(held)
-        self._require_listed(registry, held, file)
+        if held.lists(registry, file):
+            self._pages.refresh_soon(held)
+            return
+        # It may have been given back since, which is worth the moment for which a page waits for news.
+        with suppress(NotFound, Refused, Unavailable, Corrupt):
+            await self._pages.page(page)
+        self._require_listed(registry, await self._pages.held(page) or held, file)
 
     def _require_listed(self, registry: Registry, held: HeldPage, file: File) -> None:
         if not held.lists(registry, file):

@@ -466,3 +466,20 @@ async def test_a_project_that_is_refused_whole_is_refused_below_too(tmp_path: Pa
         upper.service.set_central(Verdicts(revision=2))
         assert (await lower.service.page(TARBALL_PAGE)).outcome == "miss"
         assert len(origin.asked) == 3
+
+
+async def test_a_file_that_was_given_back_is_served_to_the_first_who_asks(tmp_path: Path, clock: MockClock) -> None:
+    shelf = Tarballs(tmp_path / "shelf")
+    bad, good = shelf.pack("left-pad", "1.0.0"), shelf.pack("left-pad", "2.0.0")
+    async with packuments(tmp_path, [bad, good]) as (web, _, upper, lower):
+        assert await lower.fetch(tarball(bad)) == bad.content
+        recall = Recall(id="7", target="", reason="a worm", at=0.0, purls=("pkg:npm/left-pad@1.0.0",))
+        for node in (upper, lower):
+            node.service.set_central(Verdicts(revision=1, recalls=(recall,)))
+        await lower.service.doubt("npm", "left-pad")
+        assert (await lower.service.page(TARBALL_PAGE)).listing.entries.keys() == {good.filename}
+        for node in (upper, lower):
+            node.service.set_central(Verdicts(revision=2))
+        # By its name alone, as `npm ci` asks.
+        assert await lower.fetch(tarball(bad)) == bad.content
+        assert web.asked.count(NPM_ROOT + bad.target) == 1
