@@ -194,12 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def inside() -> None:
         report, history = run(seed, 60 * options.minutes, directory, lambda line: print(line, flush=True))
         print(f"\n{report.table()}\n", flush=True)
+        path = directory / "history.jsonl"
+        history.write(path)
         if not report.violations:
             print(f"no violation with seed {seed}")
             outcome.append(0)
             return
-        path = directory / "history.jsonl"
-        history.write(path)
         for violation in report.violations[:20]:
             print(violation)
         print(
