@@ -143,13 +143,6 @@ class Regions:
     def url(self, region: str) -> str:
         return f"http://127.0.0.1:{self.ports[1 + 'abc'.index(region)]}"
 
-    def hold(self, regions: str, sha256: str) -> bool:
-        """Whether all these edges (``"bc"``) have a file."""
-        places = [
-            self.directory / f"edge-{region}" / "blobs" / "sha256" / sha256[:2] / sha256[2:4] / sha256 for region in regions
-        ]
-        return all(place.exists() for place in places)
-
     def blobs(self, region: str) -> set[str]:
         """What an edge holds, by SHA-256."""
         store = self.directory / f"edge-{region}" / "blobs" / "sha256"
