@@ -67,12 +67,19 @@ _PORTS = range(10_000, 30_000)
 
 _PORTS_PER_WORKER = 2_000
 
+_given: set[int] = set()
+"""Ports that were chosen before: whoever asked for one may not listen on it yet."""
+
 
 def free_port(host: str = "127.0.0.1") -> int:
     """A port that nobody listens on now, from a range that this worker of the suite has to itself."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % (len(_PORTS) // _PORTS_PER_WORKER)
     mine = _PORTS[worker * _PORTS_PER_WORKER : (worker + 1) * _PORTS_PER_WORKER]
+    if len(_given) > _PORTS_PER_WORKER // 2:
+        _given.clear()
     for port in random.sample(mine, len(mine)):
+        if port in _given:
+            continue
         with socket.socket() as probe:
             # As servers bind: a port that a connection of an earlier one still lingers on is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -81,6 +88,7 @@ def free_port(host: str = "127.0.0.1") -> int:
                 probe.listen()
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise RuntimeError("no port is free")
 

@@ -171,9 +171,9 @@ def _reason(raised: BaseException) -> str:
             return f"certificate not trusted, {getattr(error, 'verify_message', error)}"[:200]
     for error in chain:
         if isinstance(error, ssl.SSLError):
-            if error.reason == "WRONG_VERSION_NUMBER":
-                return "no TLS is spoken there"
-            return str(getattr(error, "reason", None) or error)[:200]
+            # Not all of them have a reason.
+            told = getattr(error, "reason", None) or str(error)
+            return "no TLS is spoken there" if told == "WRONG_VERSION_NUMBER" else told[:200]
     for error in chain:
         if isinstance(error, OSError) and error.strerror:
             # Trio puts the address before it, which our sentences have.

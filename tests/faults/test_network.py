@@ -11,7 +11,7 @@ import pytest
 from tests.capture_stage import in_own_network
 from tests.fakes import FakePyPI
 from tests.faults.network import Network
-from tests.harness import ask
+from tests.harness import ask, wait_until
 
 
 def reach(address: str, port: int, timeout_s: float = 0.5) -> str:
@@ -48,7 +48,8 @@ def test_nodes_reach_each_other_and_the_registries_until_they_are_cut() -> None:
             network.pull("b")
             assert both()[0] in {"silent", "ENETUNREACH", "EHOSTUNREACH"}
             network.mend_all()
-            assert both() == ("open", "open")
+            # A neighbour that was gone is looked for again once in a second.
+            wait_until(lambda: both() == ("open", "open"), 10)
         assert network.run("a", ask, f"{fake.index_url}six/").status == 404
         [seen] = fake.seen(path="/simple/six/")
         assert network.named(seen.peer) == "a"
