@@ -13,7 +13,7 @@ from tests.faults.checker import WHAT, Report, check
 from tests.faults.history import Bound, History
 
 SEED = 2
-SECONDS = 25.0
+SECONDS = 18.0
 PACE_S = 0.25
 """The pause between the steps of a client: other tests run beside this one."""
 
