@@ -123,7 +123,13 @@ class LargeReads(httpcore.AsyncNetworkStream):
     async def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.AsyncNetworkStream:
-        return LargeReads(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            return LargeReads(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        except BaseException:
+            # The transport does this for errors, not where a handshake is given up. Shielded: closing a socket waits for nobody.
+            with trio.CancelScope(shield=True):
+                await self._stream.aclose()
+            raise
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

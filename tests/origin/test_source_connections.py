@@ -14,6 +14,7 @@ import httpcore
 import httpx
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from origin.errors import Corrupt, Unavailable
@@ -412,3 +413,18 @@ async def test_secure_requests_go_through_a_tunnel(authority: trustme.CA, tmp_pa
         assert "proxy-authorization" not in upstream.asked[0].fields
         await source.aclose()
         nursery.cancel_scope.cancel()
+
+
+async def test_a_handshake_that_is_given_up_leaves_no_socket_behind() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        backend = CheckedBackend("127.0.0.1", None)
+        stream = await backend.connect_tcp("127.0.0.1", listener.getsockname()[1])
+        accepted, _ = listener.accept()
+        with accepted:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(stream.start_tls, trust(None), "pypi.test")
+                    await trio.testing.wait_all_tasks_blocked(0.05)
+                    scope.cancel()
+            assert scope.cancelled_caught
+            assert stream.get_extra_info("socket").fileno() == -1
