@@ -42,6 +42,7 @@ def mirror(repository: FakeMaven, scratch: Path) -> Iterator[Edge]:
     """The module's edge before the fake."""
     directory = Path(tempfile.mkdtemp(dir=scratch))
     with Edge(directory, repository.url, kind="maven", top=LISTENING) as edge:
+        edge.wait_learnt()
         yield edge
     shutil.rmtree(directory, ignore_errors=True)
 

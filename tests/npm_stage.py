@@ -58,8 +58,9 @@ def start_mirror(npm: FakeNpm, scratch: Path, **arguments: Any) -> Iterator[Edge
 
 @pytest.fixture(scope="module")
 def mirror(npm: FakeNpm, scratch: Path) -> Iterator[Edge]:
-    """The module's edge before the fake."""
+    """The module's edge before the fake. It has asked by then what it asks by itself, so what is counted are the tests' own requests."""
     with start_mirror(npm, scratch) as edge:
+        edge.wait_learnt()
         yield edge
 
 

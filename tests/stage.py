@@ -93,6 +93,7 @@ def edge(fake: FakePyPI, scratch: Path) -> Iterator[Edge]:
     """The module's edge before the fake."""
     directory = Path(tempfile.mkdtemp(dir=scratch))
     with Edge(directory, fake.index_url) as edge:
+        edge.wait_learnt()
         yield edge
     shutil.rmtree(directory, ignore_errors=True)
 

@@ -33,6 +33,7 @@ def edge(fake: FakePyPI, scratch: Path) -> Iterator[Edge]:
     """An edge with credentials for its upstream and small limits."""
     registry = {"username": USERNAME, "password": PASSWORD, "page_limit": "1MB", "file_limit": "20MB"}
     with Edge(Path(tempfile.mkdtemp(dir=scratch)), fake.index_url, registry=registry) as edge:
+        edge.wait_learnt()
         yield edge
 
 

@@ -33,6 +33,7 @@ REMEMBERED_S = 20.0
 def mirror(npm: FakeNpm, scratch: Path) -> Iterator[Edge]:
     """An edge with small limits."""
     with start_mirror(npm, scratch, registry={"page_limit": "2MB", "file_limit": "20MB"}) as edge:
+        edge.wait_learnt()
         yield edge
 
 
