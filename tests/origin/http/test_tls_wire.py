@@ -320,10 +320,16 @@ async def test_changed_files_are_read_again_and_a_bad_pair_leaves_the_one_before
     assert certificate.expires_at == leaf.not_valid_after_utc.timestamp() == metrics.certificate_expires._value.get()
     before = certificate.context()
 
+    async def idle() -> None:
+        threads = trio.to_thread.current_default_thread_limiter()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        while threads.borrowed_tokens:
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
     async def looked() -> None:
-        await trio.testing.wait_all_tasks_blocked(0.05)
+        await idle()
         mock_clock.jump(LOOK_S + 0.1)
-        await trio.testing.wait_all_tasks_blocked(0.05)
+        await idle()
 
     async with trio.open_nursery() as nursery:
         await nursery.start(certificate.run)
