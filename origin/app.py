@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -18,7 +19,8 @@ from .blobs import BlobStore
 from .blobs.disk import DiskBlobs
 from .catalog import Catalog
 from .catalog.sqlite import SqliteCatalog
-from .datadir import DataDirectory
+from .control import CommandFailed, NotRunning, peer
+from .datadir import DataDirectory, Locked
 from .flights import Flights, open_flights
 from .loopwatch import LoopWatch
 from .metrics import Metrics
@@ -32,6 +34,19 @@ from .sources.registry import RegistrySource, Timeouts, Upstream
 
 LANDING_S = 5.0
 """How long a stopping node goes on storing what it has fetched."""
+
+NODE_WAIT_S = 10.0
+"""How long a starting node waits for a command that has the store at that moment: most are done in a second."""
+
+COMMAND_WAIT_S = 3.0
+"""The same for a command: somebody looks on."""
+
+LOCK_PAUSE_S = 0.1
+
+SOCKETS = ("edge.sock", "origin.sock")
+"""Where in its data directory a node answers commands, by its role."""
+
+log = logging.getLogger("leeward.node")
 
 
 class RunningSource(Source, Protocol):
@@ -90,11 +105,11 @@ async def open_node(
 
     ``connected=False`` opens the store alone, for commands while no node runs: nothing is asked of any upstream. ``sources`` says where
     a miss is looked for, in order. The ledger of an ``origin`` is never trimmed. Raises ``errors.Unusable`` (``datadir.Locked`` if
-    another process has the directory) and ``ValueError``, with a sentence each.
+    another process has the directory and keeps it) and ``ValueError``, with a sentence each.
     """
     metrics = Metrics()
     rules_of = {name: create(s.kind, name, s.upstream, options_of(s)) for name, s in registries.items()}
-    with DataDirectory.open(data):
+    with await _own_directory(data, NODE_WAIT_S if connected else COMMAND_WAIT_S):
         catalog = await SqliteCatalog.open(data / "catalog.sqlite", keeps_ledger=role == "origin")
         try:
             blobs = DiskBlobs(
@@ -147,6 +162,39 @@ async def open_node(
             # The catalogue's last transaction must not be cut short; bounded by one checkpoint of the write-ahead log.
             with trio.move_on_after(10, shield=True):
                 await catalog.close()
+
+
+async def _own_directory(data: Path, wait_s: float) -> DataDirectory:
+    """Open the data directory, once whoever has it lets go of it. Raises as ``DataDirectory.open`` does, ``Locked`` after ``wait_s``.
+
+    A node that answers commands there keeps it: that is not waited for.
+    """
+    deadline = trio.current_time() + wait_s
+    waits = False
+    while True:
+        try:
+            return DataDirectory.open(data)
+        except Locked as error:
+            if trio.current_time() >= deadline or await _is_served(data):
+                raise
+            if not waits:
+                holder = f"process {error.holder}" if error.holder else "another process"
+                log.info("the data directory %s is in use by %s: waiting up to %g s for it", data, holder, wait_s)
+                waits = True
+        await trio.sleep(LOCK_PAUSE_S)
+
+
+async def _is_served(data: Path) -> bool:
+    """Whether a node answers commands on this data directory."""
+    for name in SOCKETS:
+        try:
+            await peer(data / name)
+        except NotRunning:
+            continue
+        except CommandFailed:
+            pass  # there is one, which is not for us to ask
+        return True
+    return False
 
 
 async def _upstream_since(catalog: Catalog, name: str, url: str, clock: Clock) -> float:
