@@ -322,7 +322,7 @@ def _told(account: Account, *, local: bool) -> dict[str, object]:
         lacks = [lack for lack in account.lacks.values() if index in lack.targets]
         unfit = account.unfit.get(index, "")
         is_ready = None if unfit and not asked.fixed else not unfit and not lacks
-        platforms.append({"platform": target.platform, "python": target.python, "ready": is_ready, "why": unfit})
+        platforms.append({"platform": target.platform, "python": target.python, "ready": is_ready, "why": unfit or None})
     fit = [each for each in platforms if each["ready"] is not None]
     outside = [each for each in account.elsewhere if each.remote]
     # What is lacking on platforms that the lock is not for says nothing.

@@ -114,7 +114,7 @@ def test_a_lock_that_is_not_there_is_told(tmp_path: Path) -> None:
         run(tmp_path, "ready", Node(), str(tmp_path / "nowhere"))
 
 
-def platform(name: str, python: str, ready: bool | None, why: str = "") -> Mapping[str, object]:
+def platform(name: str, python: str, ready: bool | None, why: str | None = None) -> Mapping[str, object]:
     return {"platform": name, "python": python, "ready": ready, "why": why}
 
 
