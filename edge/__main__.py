@@ -516,7 +516,7 @@ def _ca(asked: argparse.Namespace) -> int:
 
         raise Unusable("This edge has no authority: its proxy face is off ([proxy] enabled is false).")
     root = signer.root_of(data)
-    written: dict[str, object] = {}
+    written: dict[str, int] = {}
     if asked.bundle is not None:
         written[str(asked.bundle)] = trust.write_bundle(asked.bundle, root)
     if asked.truststore is not None:
@@ -526,7 +526,11 @@ def _ca(asked: argparse.Namespace) -> int:
         return 0
     if written:
         return terminal.tell(
-            asked, written, lambda: [f"{path} holds {count} certificates, ours among them" for path, count in written.items()]
+            asked,
+            written,
+            lambda: [
+                f"{path} holds {terminal.count_text(count, 'certificate')}, ours among them" for path, count in written.items()
+            ],
         )
     result = ca.describe(data, time.time())
     return terminal.tell(asked, result, lambda: ca.lines(result, terminal.time_text))

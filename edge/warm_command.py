@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from origin import terminal
+from origin.terminal import count_text
 
 if TYPE_CHECKING:
     from .locks import Elsewhere, Lock
@@ -109,7 +110,7 @@ def run(asked: argparse.Namespace, command: str, settings: EdgeSettings, ask: As
     wanted: dict[str, object] = {"locks": msgspec.to_builtins(wishes, str_keys=True), "urls": asked.url, "local": asked.covered}
     if is_warm and asked.unpin:
         released = ask("unpin", wanted)
-        return terminal.tell(asked, released, lambda: [f"{released['files']} files may be evicted again"])
+        return terminal.tell(asked, released, lambda: [f"{count_text(released['files'], 'file')} may be evicted again"])
     if is_warm:
         wanted |= {"at_once": asked.jobs, "pin": not asked.no_pin, "everything": asked.all}
     result: dict[str, Any] = ask(command, wanted) if wishes else {"locks": []}
@@ -276,12 +277,13 @@ def warm_lines(result: Mapping[str, Any]) -> list[str]:
         lines += _trouble_lines(lock)
     if "files" in result:
         lines.append(
-            f"{result['files']} files and {result['pages']} pages are here{', pinned' if result['pinned'] else ''}; "
-            f"{result['fetched']} files were fetched, {terminal.size_text(result['bytes'])}"
+            f"{count_text(result['files'], 'file')} and {count_text(result['pages'], 'page')} are here"
+            f"{', pinned' if result['pinned'] else ''}; "
+            f"{count_text(result['fetched'], 'file was', 'files were')} fetched, {terminal.size_text(result['bytes'])}"
         )
     for lock in result["locks"]:
         if lock["format"] == "pom.xml":
-            lines.append(f"{lock['lock']}: {lock['things']} files are here")
+            lines.append(f"{lock['lock']}: {count_text(lock['things'], 'file is', 'files are')} here")
     return lines
 
 
@@ -297,7 +299,7 @@ def ready_lines(result: Mapping[str, Any]) -> list[str]:
 
 def _platform_lines(platforms: Sequence[Mapping[str, Any]]) -> list[str]:
     """One line for each platform; Pythons that fare alike stand together."""
-    alike: dict[tuple[str, object, str], list[str]] = {}
+    alike: dict[tuple[str, object, str | None], list[str]] = {}
     for each in platforms:
         if each["platform"]:
             alike.setdefault((each["platform"], each["ready"], each["why"]), []).append(each["python"])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import terminal
-from .terminal import size_text, time_text
+from .terminal import count_text, size_text, time_text
 
 if TYPE_CHECKING:
     from .node_settings import Loaded, OriginSettings
@@ -43,9 +43,11 @@ Settings come from origin.toml (see --config), then variables (ORIGIN_LISTEN,
 ORIGIN_REGISTRIES__PYPI__UPSTREAM), then options. None are needed to begin.
 """
 
-_DATA_HELP = """\
-the data directory (default: $ORIGIN_DATA, else what the settings say, else
-~/.local/state/leeward/origin, for root /var/lib/leeward/origin)"""
+_DATA_HELP = {
+    "": "the data directory (default: $ORIGIN_DATA, else what the settings say, else\n"
+    "~/.local/state/leeward/origin, for root /var/lib/leeward/origin)",
+    "restore": "the empty directory to restore into; it must be named",
+}
 
 _CONFIG_HELP = "the settings (default: $ORIGIN_CONFIG, else the first origin.toml found: here, of the user, of the system)"
 
@@ -211,6 +213,8 @@ def _add_backups(commands: Any) -> None:
         "edges notice, begin anew with a snapshot, and offer what they have that was lost.",
         "origin restore /backup/leeward --data /srv/leeward",
     )
+    # That --data is missing is said in a sentence, so it is not argparse's to require.
+    restore.usage = "origin restore [-h] [--config FILE] [--json] --data DIR DIR"
     restore.add_argument("directory", metavar="DIR", help="the backup")
     for command in (backup, restore):
         command.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -229,7 +233,7 @@ def _command(
     )
     made.set_defaults(run=run)
     made.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
-    made.add_argument("--data", metavar="DIR", help=_DATA_HELP)
+    made.add_argument("--data", metavar="DIR", help=_DATA_HELP.get(name, _DATA_HELP[""]))
     return made
 
 
@@ -417,7 +421,7 @@ def edges_lines(result: Mapping[str, Any]) -> list[str]:
             (
                 edge["name"],
                 (ago_text(result["now"] - edge["seen_at"]) + ("" if edge["live"] else ", gone")) if edge["seen_at"] else "never",
-                f"{edge['behind']} lines",
+                count_text(edge["behind"], "line"),
                 policy,
                 str(edge["unresolved"]),
                 size_text(edge["held_bytes"]),
@@ -434,7 +438,8 @@ def recall_lines(result: Mapping[str, Any]) -> list[str]:
         lines = [f"{result['undone']} is no longer recalled (it was: {result['reason']})"]
     else:
         files = result["files"]
-        lines = [f"{result['recalled']} is recalled (recall-{result['id']}): {len(files)} files held here are refused"]
+        refused = count_text(len(files), "file held here is refused", "files held here are refused")
+        lines = [f"{result['recalled']} is recalled (recall-{result['id']}): {refused}"]
         lines += [f"  {each['file']}  {each['digest']}" for each in files[:20]]
         lines += [f"  and {len(files) - 20} more"] if len(files) > 20 else []
         lines += [f"  the same bytes, refused too: {name}" for name in result["also"][:20]]
@@ -442,7 +447,9 @@ def recall_lines(result: Mapping[str, Any]) -> list[str]:
         return [*lines, "no origin is running: edges hear of it when it does"]
     have, missing, gone = result["acknowledged"], result["missing"], result["gone"]
     lines.append(
-        f"in force at {len(have)} edges" + (f": {', '.join(have[:10])}" if have else "") + ("…" if len(have) > 10 else "")
+        f"in force at {count_text(len(have), 'edge')}"
+        + (f": {', '.join(have[:10])}" if have else "")
+        + ("…" if len(have) > 10 else "")
     )
     lines += [f"NOT acknowledged by {', '.join(missing)}"] if missing else []
     lines += [f"not heard of for longer than the lease: {', '.join(gone)}"] if gone else []
@@ -452,7 +459,7 @@ def recall_lines(result: Mapping[str, Any]) -> list[str]:
 def who_lines(result: Mapping[str, Any]) -> list[str]:
     """Who got it."""
     deliveries, brought = result["deliveries"], result["brought"]
-    lines = [f"{result['target']}: {len(result['files'])} files are known here"]
+    lines = [f"{result['target']}: {count_text(len(result['files']), 'file is', 'files are')} known here"]
     if not deliveries and not brought:
         return [*lines, "nobody got any of it, as far as edges have said"]
     if deliveries:
@@ -476,10 +483,13 @@ def who_lines(result: Mapping[str, Any]) -> list[str]:
 def backup_lines(result: Mapping[str, Any]) -> list[str]:
     """What was backed up."""
     new = result["linked"] + result["copied"]
-    told = f"{result['blobs']} files ({size_text(result['bytes'])}), {new} of them new"
+    told = f"{count_text(result['blobs'], 'file')} ({size_text(result['bytes'])}), {new} of them new"
     lines = [f"{result['directory']}: {told}, the ledger up to line {result['serial']}, and the keys"]
     if result["linked"]:
-        lines.append(f"{result['linked']} are linked: they take no room here, and share the fate of this disk")
+        linked = count_text(
+            result["linked"], "is linked: it takes no room here, and shares", "are linked: they take no room here, and share"
+        )
+        lines.append(f"{linked} the fate of this disk")
     lines += [f"bad, left out: {digest}" for digest in result["bad"]]
     if not result["certificate"]:
         lines.append("the certificate and its key are the operator's own ([tls]) and are not in it")
@@ -488,10 +498,8 @@ def backup_lines(result: Mapping[str, Any]) -> list[str]:
 
 def restore_lines(result: Mapping[str, Any]) -> list[str]:
     """What was restored, and what is to be done now."""
-    made = time_text(result["made_at"])
-    lines = [
-        f"{result['data']}: {result['blobs']} files ({size_text(result['bytes'])}), as of {made}, in the new epoch {result['epoch']}"
-    ]
+    made, files = time_text(result["made_at"]), count_text(result["blobs"], "file")
+    lines = [f"{result['data']}: {files} ({size_text(result['bytes'])}), as of {made}, in the new epoch {result['epoch']}"]
     lines += [f"damaged, left out: {digest}" for digest in result["left_out"]]
     if result["left_out"]:
         lines.append("what was left out is fetched again when it is asked for")
@@ -503,8 +511,8 @@ def verify_lines(result: Mapping[str, Any]) -> list[str]:
     """What ``verify`` found in the store, and in the ledger."""
     ledger = result["ledger"]
     problems = [f"ledger   {problem}" for problem in ledger["problems"]]
-    found = f"{len(problems)} problems" if problems else "the chain holds"
-    return [*terminal.verify_lines(result), *problems, f"{ledger['lines']} lines of the ledger checked: {found}"]
+    found = count_text(len(problems), "problem") if problems else "the chain holds"
+    return [*terminal.verify_lines(result), *problems, f"{count_text(ledger['lines'], 'line')} of the ledger checked: {found}"]
 
 
 def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:

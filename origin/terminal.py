@@ -186,13 +186,14 @@ def verify_lines(result: Mapping[str, Any]) -> list[str]:
     found = (
         f"{len(result['bad'])} bad, {len(result['missing'])} missing, {len(unread)} could not be read" if lines else "all good"
     )
-    return [*lines, f"{result['checked']} files, {size_text(result['bytes'])} checked: {found}"]
+    return [*lines, f"{count_text(result['checked'], 'file')}, {size_text(result['bytes'])} checked: {found}"]
 
 
 def gc_lines(result: Mapping[str, Any]) -> list[str]:
     """What ``gc`` removed, or would."""
     verb = "would be removed" if result.get("dry_run") else "removed"
-    return [f"{result['blobs']} blobs ({size_text(result['bytes'])}) and {result['temporaries']} temporary files {verb}"]
+    blobs, temporaries = count_text(result["blobs"], "blob"), count_text(result["temporaries"], "temporary file")
+    return [f"{blobs} ({size_text(result['bytes'])}) and {temporaries} {verb}"]
 
 
 def status_lines(result: Any, indent: str = "") -> list[str]:
@@ -206,8 +207,24 @@ def status_lines(result: Any, indent: str = "") -> list[str]:
         elif isinstance(value, list | tuple):
             lines.append(f"{indent}{name}: {', '.join(item_text(item) for item in value) or 'none'}")
         else:
-            lines.append(f"{indent}{name}: {'none' if value is None else value}")
+            lines.append(f"{indent}{name}: {value_text(value)}")
     return lines
+
+
+def count_text(number: int, one: str, many: str = "") -> str:
+    """A number of things: ``1 file``, ``2 files``. ``many`` is for what no ``s`` makes of ``one``."""
+    return f"{number} {one}" if number == 1 else f"{number} {many or f'{one}s'}"
+
+
+def value_text(value: object) -> str:
+    """A value of JSON for people."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case _:
+            return str(value)
 
 
 def size_text(size: int) -> str:
@@ -237,11 +254,13 @@ def event_text(event: object) -> str:
     if not isinstance(event, Mapping):
         return str(event)
     at = event.get("at", event.get("time"))
-    rest = " ".join(f"{key}={value}" for key, value in event.items() if key not in {"at", "time"} and value is not None)
+    rest = " ".join(
+        f"{key}={value_text(value)}" for key, value in event.items() if key not in {"at", "time"} and value is not None
+    )
     return rest if at is None else f"{time_text(at)} {rest}"
 
 
 def item_text(item: object) -> str:
     if isinstance(item, Mapping):
-        return " ".join(f"{key}={value}" for key, value in item.items() if value is not None)
-    return str(item)
+        return " ".join(f"{key}={value_text(value)}" for key, value in item.items() if value is not None)
+    return value_text(item)

@@ -223,7 +223,7 @@ def test_the_other_results_are_for_people(tmp_path: Path, capsys: pytest.Capture
         assert run("verify") == 0
         assert capsys.readouterr().out == "3 files, 12.3 kB checked: all good\n"
         assert run("gc", "--dry-run") == 0
-        assert capsys.readouterr().out == "2 blobs (2.5 MB) and 1 temporary files removed\n"
+        assert capsys.readouterr().out == "2 blobs (2.5 MB) and 1 temporary file removed\n"
         assert run("status") == 0
         assert capsys.readouterr().out == "listening: 127.0.0.1:8080\nstore:\n  blobs: 3\nbreakers: none\n"
     assert ("gc", {"dry_run": True}) in asked
@@ -286,6 +286,22 @@ def test_progress_is_shown_on_a_terminal_and_cleared(
 )
 def test_sizes_for_people(size: int, text: str) -> None:
     assert terminal.size_text(size) == text
+
+
+def test_one_thing_is_told_as_one() -> None:
+    assert [terminal.count_text(number, "file") for number in (0, 1, 2)] == ["0 files", "1 file", "2 files"]
+    assert terminal.verify_lines({"checked": 1, "bad": [], "missing": [], "bytes": 9}) == ["1 file, 9 B checked: all good"]
+    assert terminal.gc_lines({"blobs": 1, "bytes": 9, "temporaries": 0}) == ["1 blob (9 B) and 0 temporary files removed"]
+
+
+def test_what_is_so_or_not_is_told_as_yes_or_no(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = {"direct": False, "origin": {"in_contact": True, "since": None}, "sources": [{"name": "pypi", "open": True}, False]}
+    with running(tmp_path / "data", {"status": answer}):
+        assert run("status") == 0
+        told = capsys.readouterr().out.splitlines()
+        assert run("status", "--json") == 0
+        assert json.loads(capsys.readouterr().out) == answer
+    assert told == ["direct: no", "origin:", "  in_contact: yes", "  since: none", "sources: name=pypi open=yes, no"]
 
 
 def test_nothing_that_is_told_moves_a_terminals_cursor(capsys: pytest.CaptureFixture[str]) -> None:

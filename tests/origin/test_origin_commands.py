@@ -188,6 +188,13 @@ def test_what_was_asked_wrongly_is_told_in_a_sentence(
     assert told.startswith("origin: ") and complaint in told
 
 
+def test_the_help_of_restore_says_that_it_must_be_told_where_to(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("restore", "--help") == 0
+    told = capsys.readouterr().out
+    assert told.startswith("usage: origin restore [-h] [--config FILE] [--json] --data DIR DIR\n")
+    assert "[--data DIR]" not in told and "ORIGIN_DATA" not in told
+
+
 @pytest.mark.parametrize("arguments", [("status",), ("refresh", "pkg:npm/x"), ("edges",), ("who", "pkg:npm/x"), ("dismiss", "x")])
 def test_where_nothing_is_nothing_is_made(tmp_path: Path, arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == 1
@@ -219,6 +226,7 @@ def test_edges_are_listed_in_columns(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [line.split("  ")[0].strip() for line in lines] == ["edge", "berlin", "tokyo", "lima"]
     for word in ("2 m ago", "10 lines", "in force", "11.1 kB", "192.0.2.7"):
         assert word in lines[1]
+    assert "1 line  " in told(tmp_path, capsys, answer | {"edges": [EDGE | {"behind": 1}]}, "edges")
     assert "3 h ago, gone" in lines[2] and "2 of 3" in lines[2]
     assert "never" in lines[3]
     assert "origin invite NAME" in told(tmp_path, capsys, answer | {"edges": []}, "edges")
@@ -241,7 +249,7 @@ def test_how_long_an_invitation_is_good_is_told_to_the_origin(tmp_path: Path) ->
 def test_a_recall_says_where_it_is_in_force(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = told(tmp_path, capsys, RECALLED, "recall", "pkg:npm/evil@1.0.0", "--reason", "it steals")
     for sentence in (
-        "pkg:npm/evil@1.0.0 is recalled (recall-4): 1 files held here are refused",
+        "pkg:npm/evil@1.0.0 is recalled (recall-4): 1 file held here is refused",
         "npm:evil:1.0.0:evil-1.0.0.tgz  sha256-ab",
         "the same bytes, refused too: npm:copy:1.0.0:copy-1.0.0.tgz",
         "in force at 2 edges: berlin, lima",
@@ -279,7 +287,10 @@ def test_who_got_something_is_listed_by_edge_and_client(tmp_path: Path, capsys: 
 def test_a_backup_says_what_it_holds_and_what_it_does_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = told(tmp_path, capsys, BACKUP, "backup", "there")
     assert "/backup: 3 files (2.5 MB), 2 of them new, the ledger up to line 100, and the keys" in text
-    assert "1 are linked" in text
+    assert "1 is linked: it takes no room here, and shares the fate of this disk" in text
+    text = told(tmp_path, capsys, BACKUP | {"blobs": 1, "linked": 2}, "backup", "there")
+    assert "/backup: 1 file (2.5 MB), 3 of them new" in text
+    assert "2 are linked: they take no room here, and share the fate of this disk" in text
     answer = BACKUP | {"bad": ["sha256-ab"], "certificate": False}
     text = told(tmp_path, capsys, answer, "backup", "there", status=1)
     assert "bad, left out: sha256-ab" in text and "operator's own" in text
@@ -293,7 +304,7 @@ def test_a_broken_chain_is_told_and_the_status_says_so(tmp_path: Path, capsys: p
     assert "100 lines of the ledger checked: the chain holds" in text
     broken: Any = VERIFIED | {"ledger": {"lines": 100, "vouched": 90, "problems": ["line 7 is not the one"]}}
     text = told(tmp_path, capsys, broken, "verify", status=1)
-    assert "ledger   line 7 is not the one" in text and "1 problems" in text
+    assert "ledger   line 7 is not the one" in text and "100 lines of the ledger checked: 1 problem\n" in text
 
 
 # ---- on the store itself
