@@ -591,10 +591,11 @@ class Files:
     def _fetch(
         self, file: File, entry: Entry, binding: Binding | None, asked_as: File | None = None
     ) -> tuple[Flight[Stored], bool]:
-        """The flight that brings ``entry``'s bytes. Another path or other digests are another flight: nobody joins another file's."""
+        """The flight for ``entry``'s bytes; another path or other digests are another one. Raises ``Refused`` as the last did."""
         if binding is not None and binding.digest not in entry.digests:
             # A name once bound is only ever filled with the same bytes, whatever is published now.
             entry = msgspec.structs.replace(entry, digests=(*entry.digests, binding.digest))
+        self._leaves.require(file, entry)
         registry = self._registries[file.registry]
 
         async def job(flight: Flight[Stored]) -> Stored:

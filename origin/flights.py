@@ -138,7 +138,7 @@ class Flight[T]:
         self._reconsider()
 
     def identified(self, digests: Sequence[Digest]) -> None:
-        """All digests of the body are known now. Called before anything is released because of that."""
+        """These digests of the body are known now. Called before anything is released, or refused, because of that."""
         self.digests = tuple(digests)
 
     def advance(self, written: int, releasable: int) -> None:

@@ -68,9 +68,9 @@ async def synchronize(flight: Flight[Stored], bench: Workbench, registry: Regist
         retrieved = await retrieve(flight, bench, initialized, spools)
         assembled = await assemble(bench, retrieved)
         await check_signature(bench, assembled)
+        flight.identified(assembled.digests)
         # They may be bytes that were recalled under another name.
         _require(bench.judge(file, assembled.digests))
-        flight.identified(assembled.digests)
         if assembled.proven:
             # These are the very bytes that were published: nothing that scanning finds would hold them back any longer.
             flight.advance(retrieved.spool.written, retrieved.spool.written)
@@ -209,6 +209,7 @@ async def _retrieve_from(
                     size = _agreed_size(file, entry, stream.head)
                     entry = msgspec.structs.replace(entry, digests=(*entry.digests, *await evidence.wait()))
                     told = (*entry.digests, *stream.head.digests)
+                    flight.identified(told)
                     _require(bench.judge(file, told))
                     algorithms = sorted({registry.identity, *(d.algorithm for d in told)} - {"sha256"})
                     await _make_room(bench, size or 0)

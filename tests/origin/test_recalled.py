@@ -136,6 +136,37 @@ async def test_recalled_bytes_under_a_name_that_tells_no_digest_are_not_given_an
         assert await b.service.holds(plain(b, bad)) is None
 
 
+async def test_what_recalled_bytes_are_called_is_remembered_and_they_are_not_fetched_again(
+    tmp_path: Path, shelf: Shelf, clock: MockClock
+) -> None:
+    bad = wheel(shelf)
+    bad.digests, bad.hashed = False, False
+
+    async def ask_again(b: Bench) -> None:
+        await trio.sleep(60)  # longer than any failure is shared
+        with pytest.raises(Refused, match=WORM):
+            await b.service.deliver(plain(b, bad), hold_s=8)
+        with pytest.raises(Refused, match=WORM):
+            await b.service.keep(plain(b, bad))
+
+    async with bench(tmp_path, {"six": [bad]}) as b:
+        fetched = [f"file {bad.filename} from 0"]
+        recall(b.service, str(sha256(bad.content)))
+        with pytest.raises(Refused, match=WORM):
+            await b.service.deliver(plain(b, bad), hold_s=8)
+        await ask_again(b)
+        assert [asked for asked in b.source.asked if asked.startswith("file")] == fetched
+
+        bad.yanked = "leaks"
+        b.source.serials["six"] = 2
+        await b.service.page(PAGE, insist=True)
+        await ask_again(b)
+        assert [asked for asked in b.source.asked if asked.startswith("file")] == 2 * fetched, "its page says something new of it"
+
+        b.service.set_central(Verdicts(revision=2))
+        assert await read(await b.service.deliver(plain(b, bad), hold_s=8)) == bad.content
+
+
 async def test_a_bound_file_takes_its_version_off_a_page_that_tells_no_digest(
     tmp_path: Path, shelf: Shelf, clock: MockClock
 ) -> None:
@@ -368,6 +399,12 @@ async def test_a_jar_whose_checksum_alone_is_recalled_is_not_fetched_to_its_end(
         with pytest.raises(Refused, match=WORM):
             await s.service.deliver(file, hold_s=20)
         assert await s.catalog.held(sha256(jar)) is None
+
+        asked = len(s.web.asked)
+        await trio.sleep(60)
+        with pytest.raises(Refused, match=WORM):
+            await s.service.deliver(file, hold_s=20)
+        assert len(s.web.asked) == asked, "nor begun again"
 
 
 async def test_a_jar_that_is_being_sent_ends_there_when_the_digest_is_recalled_that_was_known_last(
