@@ -28,11 +28,12 @@ from pathlib import Path
 import msgspec
 from cryptography import x509
 
+from origin.datadir import sync_directory
 from origin.errors import Unusable
 
 from . import certificates
 from .certificates import Signer
-from .signer import Files, Issued, Lease, place, root_of, sync_directory
+from .signer import Files, Issued, Lease, place, root_of
 
 __all__ = ["issue", "main", "root_of"]
 

@@ -11,7 +11,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from origin import datadir
 from origin.errors import Unusable
 
 SIGNER_LIMIT_S = 60.0
@@ -118,30 +118,9 @@ def _read_root(files: Files) -> bytes | None:
 def place(path: Path, content: bytes, mode: int) -> None:
     """Put ``content`` at ``path``, whole or not at all, and on the disk before it is seen. Raises ``errors.Unusable`` with a sentence."""
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fchmod(descriptor, mode)
-                os.fsync(descriptor)
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
-            raise
-        sync_directory(path.parent)
+        datadir.place(path, content, mode)
     except OSError as error:
         raise Unusable(f"{path} cannot be written ({error.strerror}).") from error
-
-
-def sync_directory(path: Path) -> None:
-    """Have the names in a directory on the disk. Raises ``OSError``."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ---- starting the signer ---------------------------------------------------------------------------------------------
