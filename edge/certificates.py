@@ -20,15 +20,14 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from origin.issuing import Key, begin_certificate, key_usage, name_by_key
 
 DAY = timedelta(days=1)
 ROOT_LIFE = 3652 * DAY
 INTERMEDIATE_LIFE = 90 * DAY
 LEAF_LIFE = 7 * DAY
-
-BACKDATED = timedelta(hours=1)
-"""How much earlier than now a certificate begins, for clients whose clocks are late."""
 
 INTERMEDIATE_LEFT = 1 / 3
 """An intermediate is made anew when this part of its life is left."""
@@ -41,8 +40,6 @@ NOWHERE = "invalid"
 unconstrained: "any names ending with '.invalid' … are guaranteed not to exist" in meaning (RFC 6761 §6.4)."""
 
 _LABEL = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)")
-
-type Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +108,21 @@ def _constraints(hosts: Iterable[str]) -> x509.NameConstraints:
 def make_root(now: float, key: Key | None = None) -> Signer:
     """A root, with a new key or this one. Its name ends in a part of its key's identifier: edges' roots can be told apart by it."""
     key = key if key is not None else ec.generate_private_key(ec.SECP256R1())
-    subject = _name("Leeward root", key)
-    builder = _builder(subject, subject, key, key, now, ROOT_LIFE)
+    subject = name_by_key("Leeward root", key)
+    builder = begin_certificate(subject, subject, key, key, now, ROOT_LIFE)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=1), critical=True)
-    builder = builder.add_extension(_usage(sign_certificates=True), critical=True)
+    builder = builder.add_extension(key_usage(sign_certificates=True), critical=True)
     return Signer(builder.sign(key, hashes.SHA256()), key)
 
 
 def make_intermediate(root: Signer, hosts: Sequence[str], now: float) -> Signer:
     """An intermediate that can sign for these hosts only, and for servers only. Raises ``ValueError`` for a host that is none."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = _name("Leeward intermediate", key)
+    subject = name_by_key("Leeward intermediate", key)
     life = _clipped(INTERMEDIATE_LIFE, root.certificate, now)
-    builder = _builder(subject, root.certificate.subject, key, root.key, now, life)
+    builder = begin_certificate(subject, root.certificate.subject, key, root.key, now, life)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-    builder = builder.add_extension(_usage(sign_certificates=True), critical=True)
+    builder = builder.add_extension(key_usage(sign_certificates=True), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     builder = builder.add_extension(_constraints(hosts), critical=True)
     return Signer(builder.sign(root.key, hashes.SHA256()), key)
@@ -136,9 +133,9 @@ def make_leaf(intermediate: Signer, host: str, now: float) -> Signer:
     key = ec.generate_private_key(ec.SECP256R1())
     life = _clipped(LEAF_LIFE, intermediate.certificate, now)
     # No common name: it holds 64 characters, a host up to 253, and clients that take it for a host name check it as one.
-    builder = _builder(x509.Name([]), intermediate.certificate.subject, key, intermediate.key, now, life)
+    builder = begin_certificate(x509.Name([]), intermediate.certificate.subject, key, intermediate.key, now, life)
     builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-    builder = builder.add_extension(_usage(sign_certificates=False), critical=True)
+    builder = builder.add_extension(key_usage(sign_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
     # "If the subject field contains an empty sequence, then the issuing CA MUST include a subjectAltName extension that is marked as
     # critical" (RFC 5280 §4.2.1.6)
@@ -146,47 +143,9 @@ def make_leaf(intermediate: Signer, host: str, now: float) -> Signer:
     return Signer(builder.sign(intermediate.key, hashes.SHA256()), key)
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: Key, issuer_key: Key, now: float, life: timedelta
-) -> x509.CertificateBuilder:
-    begins = datetime.fromtimestamp(int(now), UTC)
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begins - BACKDATED)
-        .not_valid_after(begins + life)
-        .add_extension(identifier, critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
-    )
-
-
 def _clipped(life: timedelta, issuer: x509.Certificate, now: float) -> timedelta:
     """Nothing outlives what signed it."""
     return min(life, issuer.not_valid_after_utc - datetime.fromtimestamp(int(now), UTC))
-
-
-def _name(role: str, key: Key) -> x509.Name:
-    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key()).digest.hex()[:8]
-    names = {NameOID.ORGANIZATION_NAME: "Leeward", NameOID.COMMON_NAME: f"{role} {identifier}"}
-    return x509.Name([x509.NameAttribute(oid, value) for oid, value in names.items()])
-
-
-def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not sign_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=sign_certificates,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
 
 
 # ---- judging ---------------------------------------------------------------------------------------------------------

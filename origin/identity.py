@@ -20,7 +20,7 @@ import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -29,19 +29,17 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat, load_pem_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from .datadir import place
 from .errors import Unusable
+from .issuing import begin_certificate, key_usage, name_by_key
 
 LIFE = timedelta(days=3652)
 """Of the certificate. Nobody trusts it for its date, but for its key."""
 
 LEFT = timedelta(days=366)
 """A certificate with less than this before it is made anew at a start."""
-
-BACKDATED = timedelta(hours=1)
-"""How much earlier than now a certificate begins, for clients whose clocks are late."""
 
 FLEET_BYTES = 32
 
@@ -182,40 +180,13 @@ def _open_certificate(certificate: Path, key: Path, hosts: Iterable[str], now: f
 
 def make_certificate(key: ec.EllipticCurvePrivateKey, names: Iterable[x509.GeneralName], now: float) -> x509.Certificate:
     """A server's certificate over ``key``, signed by itself, that cannot sign another."""
-    public = key.public_key()
-    identifier = x509.SubjectKeyIdentifier.from_public_key(public)
-    subject = x509.Name(
-        [
-            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Leeward"),
-            x509.NameAttribute(NameOID.COMMON_NAME, f"Leeward origin {identifier.digest.hex()[:8]}"),
-        ]
-    )
-    begins = datetime.fromtimestamp(int(now), UTC)
-    usage = x509.KeyUsage(
-        digital_signature=True,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=False,
-        crl_sign=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
+    subject = name_by_key("Leeward origin", key)
     return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begins - BACKDATED)
-        .not_valid_after(begins + LIFE)
+        begin_certificate(subject, subject, key, key, now, LIFE)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(usage, critical=True)
+        .add_extension(key_usage(sign_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(identifier, critical=False)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
         .sign(key, hashes.SHA256())
     )
 

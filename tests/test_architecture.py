@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "origin.logs",
         "origin.datadir",
         "origin.identity",
+        "origin.issuing",
         "origin.loopwatch",
     ),
     ("origin.blobs", "origin.catalog", "origin.sources", "origin.http", "origin.flights"),
