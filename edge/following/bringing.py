@@ -109,7 +109,7 @@ class Bringing:
         self._refill_at = 0.0
         self._making_room = trio.Lock()
         self._pages: Counter[tuple[str, str]] = Counter()
-        self._done: list[str] = []
+        self._done: list[Wanted] = []
         self._failed: list[Wanted] = []
         self._look = trio.Event()
         self._settling = trio.Event()
@@ -118,7 +118,9 @@ class Bringing:
         """The feed made us want these; they are in the catalogue."""
         for wanted in fresh:
             # What is under way was perhaps asked for before there was news: it is begun once more.
-            if wanted.key not in self._fresh and (len(self._fresh) < FRESH or wanted.key in self._running):
+            if wanted.key in self._fresh:
+                self._fresh[wanted.key] = wanted
+            elif len(self._fresh) < FRESH or wanted.key in self._running:
                 self._fresh[wanted.key] = wanted
                 self._count(wanted, 1)
                 self._metrics.replication_wanted.inc()
@@ -196,7 +198,7 @@ class Bringing:
             self._look.set()
         self._metrics.replication_brought.labels(outcome).inc()
         if failed is None:
-            self._done.append(wanted.key)
+            self._done.append(wanted)
         else:
             log.debug("not brought: %s", failed.error, extra={"key": wanted.key, "attempts": failed.attempts})
             if failed.dead and not wanted.dead:
@@ -265,15 +267,13 @@ class Bringing:
             failed, self._failed = self._failed, []
             try:
                 if done or failed:
-                    # What the feed told of again meanwhile is wanted still.
-                    await self._catalog.settle(
-                        [key for key in done if key not in self._fresh], [each for each in failed if each.key not in self._fresh]
-                    )
+                    # As it was read: what the feed told of again meanwhile, even while this is written down, is wanted still.
+                    await self._catalog.settle(done, failed)
             except Unavailable as error:
                 # They will be tried again, which does no harm.
                 log.warning("what was brought could not be written down: %s", error)
-            for key in (*done, *(each.key for each in failed)):
-                self._running.pop(key, None)
+            for each in (*done, *failed):
+                self._running.pop(each.key, None)
             self._look.set()
             if trio.current_time() >= told_at + LOOK_S or not self._running:
                 told_at = trio.current_time()

@@ -179,11 +179,11 @@ class Feed:
             stale = [pair for pair in stale_of(changes) if self._wanting.knows(pair[0])]
             wanted = self._wanting.wanted(changes, await self._held(stale), self._clock())
             place = Place(batch.cursor, chain.hex())
-            await self._catalog.follow(self._facts.pair("place", place), stale, wanted)
+            fresh = await self._catalog.follow(self._facts.pair("place", place), stale, wanted)
             self._keeper.doubted(stale)
             self._place = place
             self._standing.reached(serial, batch.head)
-            self._applied(Applied(place.cursor, wanted))
+            self._applied(Applied(place.cursor, fresh))
         else:
             self._standing.reached(serial, batch.head)
             if not self._is_in_step:

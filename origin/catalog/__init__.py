@@ -305,11 +305,12 @@ class Catalog(Protocol):
     # -- following: for an edge
     async def follow(
         self, memory: Mapping[str, str], stale: Iterable[tuple[str, str]] = (), wanted: Iterable[Wanted] = ()
-    ) -> None:
+    ) -> Sequence[Wanted]:
         """Apply a batch of the feed, in one transaction: every page of these (registry, project) is stale, these are wanted, these facts
         (the cursor) are remembered.
 
-        What is wanted already stays as it is, but is due again (no later than it is now) and ``asked`` once more.
+        What is wanted already stays as it is, but is due again (no later than it is now) and ``asked`` once more. Returns what was given as
+        ``wanted``, each ``asked`` as often as it is by now.
         """
         ...
 

@@ -284,15 +284,18 @@ class MemoryCatalog:
 
     async def follow(
         self, memory: Mapping[str, str], stale: Iterable[tuple[str, str]] = (), wanted: Iterable[Wanted] = ()
-    ) -> None:
+    ) -> Sequence[Wanted]:
         await self._begin()
+        given: list[Wanted] = []
         for registry, project in stale:
             self._expire(registry, project)
         for each in wanted:
             known = self._wanted.get(each.key)
             changed = each if known is None else replace(known, due=min(known.due, each.due), asked=known.asked + 1)
             self._wanted[each.key] = replace(changed, asked=1) if known is None else changed
+            given.append(replace(each, asked=self._wanted[each.key].asked))
         self._memory.update(memory)
+        return given
 
     async def wanted(self, now: float, limit: int = 100) -> Sequence[Wanted]:
         await self._begin()

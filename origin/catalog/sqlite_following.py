@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 
@@ -15,29 +16,32 @@ from .sqlite_transactions import Transactions
 _pages = msgspec.json.Decoder(Page)
 _files = msgspec.json.Decoder(File)
 
+WANT = (
+    "INSERT INTO wanted (key, is_file, resource, since, due, attempts, error, dead, asked) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1)"
+    " ON CONFLICT DO UPDATE SET due = min(due, excluded.due), asked = asked + 1 RETURNING asked"
+)
+
 
 class FollowingRows(Transactions):
     """The part of the catalogue that a follower works from."""
 
     async def follow(
         self, memory: Mapping[str, str], stale: Iterable[tuple[str, str]] = (), wanted: Iterable[Wanted] = ()
-    ) -> None:
+    ) -> Sequence[Wanted]:
         """Apply a batch of the feed in one transaction: these projects' pages are stale, these are wanted, these facts are remembered."""
-        facts, projects, rows = list(memory.items()), list(dict.fromkeys(stale)), [_row_of(each) for each in wanted]
+        facts, projects, given = list(memory.items()), list(dict.fromkeys(stale)), list(wanted)
+        rows = [_row_of(each) for each in given]
 
-        def write(connection: sqlite3.Connection) -> None:
+        def write(connection: sqlite3.Connection) -> list[int]:
             connection.executemany(
                 "UPDATE answers SET fresh_until = min(fresh_until, 0) WHERE registry = ? AND project = ?", projects
             ).close()
-            connection.executemany(
-                "INSERT INTO wanted (key, is_file, resource, since, due, attempts, error, dead, asked)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1)"
-                " ON CONFLICT DO UPDATE SET due = min(due, excluded.due), asked = asked + 1",
-                rows,
-            ).close()
+            asked = [connection.execute(WANT, row).fetchall()[0][0] for row in rows]
             connection.executemany(REMEMBER, facts).close()
+            return asked
 
-        await self._write(write)
+        asked = await self._write(write)
+        return [replace(each, asked=count) for each, count in zip(given, asked, strict=True)]
 
     async def wanted(self, now: float, limit: int = 100) -> Sequence[Wanted]:
         """What is due at ``now``: pages before files, then the longest wanted first, the dead last."""

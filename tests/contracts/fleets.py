@@ -70,9 +70,10 @@ class FleetContract:
         assert list(await catalog.wanted(0.0)) == [want(WHEEL, attempts=5, error="unreachable", dead=True, asked=2)]
 
     async def test_what_is_wanted_again_while_it_is_fetched_is_fetched_again(self, catalog: Catalog) -> None:
-        await catalog.follow({}, wanted=[want(SIX), want(WHEEL)])
+        assert list(await catalog.follow({}, wanted=[want(SIX), want(WHEEL)])) == [want(SIX), want(WHEEL)]
         page, file = await catalog.wanted(1.0)
-        await catalog.follow({}, wanted=[want(SIX), want(WHEEL)])
+        again = await catalog.follow({}, wanted=[want(SIX, since=2.0), want(WHEEL)])
+        assert list(again) == [want(SIX, since=2.0, asked=2), want(WHEEL, asked=2)]
         await catalog.settle([page], [replace(file, due=90.0, attempts=1, error="late")])
         left = await catalog.wanted(1.0)
         assert list(left) == [want(SIX, asked=2), want(WHEEL, asked=2, attempts=1, error="late")]
