@@ -17,16 +17,16 @@ import trio
 
 from origin import targets
 from origin.catalog import Access
-from origin.errors import Corrupt, NotFound, Refused, Unavailable, Unusable
+from origin.errors import NotFound, Unavailable, Unusable
 from origin.files import Delivery
 from origin.groups import members_for
 from origin.held import PageView
 from origin.http import Request, Response
 from origin.http.coding import decoded, negotiate_coding
 from origin.http.hot import HotPages
-from origin.http.problems import problem, respond
+from origin.http.problems import outcome_of, problem, respond
 from origin.logs import access, tell_access
-from origin.metrics import Metrics, Tally
+from origin.metrics import Metrics
 from origin.model import Face, File, Headers, Listing, Local, Page, Relay, Resource
 from origin.registries import Registry
 from origin.service import Service
@@ -137,10 +137,10 @@ class Mirror:
             response = await route(request, about)
         except Exception as error:  # noqa: BLE001 -- the border: every failure is an answer; respond() logs what is our fault
             response = respond(error, request)
-            about.outcome = _outcome(error)
+            about.outcome = outcome_of(error)
         if response.delivered is None:
             outcome = about.outcome or ("local" if response.status < 400 else "error")
-            response.delivered = _counting(self._metrics.tally(face, about.registry, about.kind, outcome))
+            response.delivered = self._metrics.tally(face, about.registry, about.kind, outcome).delivered
         elapsed_s = trio.current_time() - started
         self._metrics.seconds.labels(about.kind).observe(elapsed_s)
         if access.isEnabledFor(logging.DEBUG):
@@ -246,8 +246,7 @@ class Mirror:
         response = Response(200, _page_headers(rendered, view.cache_status, fields, view.trail), rendered.body)
         if offer.base is None and self._shown is not None:
             self._shown(registry.name, view.listing)
-        tally = self._metrics.tally(offer.face, registry.name, "page", view.outcome)
-        response.delivered = _counting(tally)
+        response.delivered = self._metrics.tally(offer.face, registry.name, "page", view.outcome).delivered
         if view.fresh and not down:
             kept = Response(200, _page_headers(rendered, "hit", rendered.fields), rendered.body)
             self._hot.keep(request, kept, view.validity, self._metrics.tally(offer.face, registry.name, "page", "hit"))
@@ -293,8 +292,7 @@ class Mirror:
         client, user = request.client, offer.user
 
         def delivered(sent: int, complete: bool) -> None:
-            tally.count += 1
-            tally.sent += sent
+            tally.delivered(sent, complete)
             if sent:
                 service.accesses.note(
                     Access(service.clock(), delivery.file.key, delivery.digest.value, client, user, sent, complete)
@@ -396,14 +394,6 @@ def _text(text: str) -> Response:
     return Response(200, [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")], text.encode())
 
 
-def _counting(tally: Tally) -> Callable[[int, bool], None]:
-    def delivered(sent: int, complete: bool) -> None:
-        tally.count += 1
-        tally.sent += sent
-
-    return delivered
-
-
 def _tell(request: Request, response: Response, elapsed_s: float) -> None:
     """Log the answer once it is delivered, if anybody reads at that level. Hits of the hot path are counted, not told."""
     counted = response.delivered
@@ -414,19 +404,3 @@ def _tell(request: Request, response: Response, elapsed_s: float) -> None:
         tell_access(request.client, request.method, request.target, response.status, sent, elapsed_s)
 
     response.delivered = delivered
-
-
-def _outcome(error: BaseException) -> str:
-    match error:
-        case Refused():
-            return "refused"
-        case NotFound():
-            return "absent"
-        case Unavailable():
-            return "unavailable"
-        case Corrupt():
-            return "corrupt"
-        case ValueError():
-            return "malformed"
-        case _:
-            return "error"

@@ -21,6 +21,11 @@ class Tally:
         self.count = 0
         self.sent = 0
 
+    def delivered(self, sent: int, complete: bool) -> None:
+        """Count an answer that has ended, with the bytes of its body that were sent, whether that was all of it or not."""
+        self.count += 1
+        self.sent += sent
+
 
 class Metrics:
     """One node's metrics, in a registry of their own so that tests can have many nodes in a process."""

@@ -21,13 +21,13 @@ import trio
 
 from .. import freshness, targets
 from ..catalog import ABSENT, Access, Catalog
-from ..errors import Corrupt, NotFound, Refused, Unavailable
+from ..errors import NotFound, Refused, Unavailable
 from ..files import Delivery
 from ..http import Request, Response
 from ..http.coding import encode, negotiate_coding
-from ..http.problems import problem, respond
+from ..http.problems import outcome_of, problem, respond
 from ..http.ranges import matches_weakly
-from ..metrics import Metrics, Tally
+from ..metrics import Metrics
 from ..model import Digest, File, Headers, Hold, Local, Page, Relay
 from ..model import Face as Faces
 from ..registries import Registry
@@ -146,7 +146,7 @@ class Face:
             about.outcome = "refused"
             response = _refused(error, request)
         except Exception as error:  # noqa: BLE001 -- the border: every failure is an answer; respond() logs what is our fault
-            about.outcome = _outcome(error)
+            about.outcome = outcome_of(error)
             response = respond(error, request)
         if about.node and self._rest is not None:
             response.headers.append((VERDICTS, str(self._rest.revision)))
@@ -156,7 +156,7 @@ class Face:
             response.headers.append((PROOF, self._prove(proven_text(nonce, request.target, response.status, response.header))))
         if response.delivered is None:
             outcome = about.outcome or ("local" if response.status < 400 else "error")
-            response.delivered = _counting(self._metrics.tally(self._face, about.registry, about.kind, outcome))
+            response.delivered = self._metrics.tally(self._face, about.registry, about.kind, outcome).delivered
         return response
 
     async def _route(self, request: Request, about: About) -> Response:
@@ -324,8 +324,7 @@ class Face:
         service, client, node = self._service, request.client, about.node
 
         def delivered(sent: int, complete: bool) -> None:
-            tally.count += 1
-            tally.sent += sent
+            tally.delivered(sent, complete)
             if sent:
                 service.accesses.note(
                     Access(service.clock(), delivery.file.key, delivery.digest.value, client, node, sent, complete)
@@ -481,28 +480,6 @@ def digest_fields(digests: Sequence[Digest]) -> list[tuple[str, str]]:
 
 def _field_member(algorithm: str, digest: bytes) -> str:
     return f"{algorithm[:3]}-{algorithm[3:]}=:{base64.b64encode(digest).decode()}:"
-
-
-def _outcome(error: Exception) -> str:
-    match error:
-        case NotFound():
-            return "absent"
-        case Unavailable():
-            return "unavailable"
-        case Corrupt():
-            return "corrupt"
-        case ValueError():
-            return "malformed"
-        case _:
-            return "error"
-
-
-def _counting(tally: Tally) -> Callable[[int, bool], None]:
-    def delivered(sent: int, complete: bool) -> None:
-        tally.count += 1
-        tally.sent += sent
-
-    return delivered
 
 
 # ---- pages, framed --------------------------------------------------------------------------------------------------

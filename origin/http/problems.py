@@ -44,6 +44,23 @@ _TABLE: dict[type[BaseException], _Told] = {
 _PLAIN_VALUE_ERROR = _Told(400, "Malformed request", "malformed")
 
 
+def outcome_of(error: BaseException) -> str:
+    """How a request that ended with ``error`` is counted."""
+    match error:
+        case Refused():
+            return "refused"
+        case NotFound():
+            return "absent"
+        case Unavailable():
+            return "unavailable"
+        case Corrupt():
+            return "corrupt"
+        case ValueError():
+            return "malformed"
+        case _:
+            return "error"
+
+
 def problem(
     status: int,
     title: str,
