@@ -75,7 +75,17 @@ class Follower:
         self._acknowledging = Acknowledging(central, self._policy, catalog, self._standing, metrics, clock, release())
         self._shipping = Shipping(central, catalog, keeper, facts, wanting, self._standing)
         self._comparing = Comparing(
-            central, catalog, keeper, facts, wanting, self._shipping, self._standing, metrics, clock, asked.compare_s
+            central,
+            catalog,
+            keeper,
+            facts,
+            wanting,
+            self._shipping,
+            self._standing,
+            metrics,
+            clock,
+            asked.compare_s,
+            budget.room_bytes,
         )
         self._feed = Feed(
             central,

@@ -69,6 +69,10 @@ class Budget:
     def is_spent(self) -> bool:
         return self.limit_bytes is not None and self.held_bytes() >= self.limit_bytes
 
+    def room_bytes(self) -> float:
+        """How much there is room for yet."""
+        return math.inf if self.limit_bytes is None else max(0.0, self.limit_bytes - self.held_bytes())
+
     def excess(self) -> int:
         """How many bytes to give up so that there is some room again."""
         if self.limit_bytes is None:

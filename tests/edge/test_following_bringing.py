@@ -552,6 +552,40 @@ async def test_what_was_lost_on_either_side_is_found_by_comparing_and_repaired(c
             assert (await follower.status())["compared"] == "1 were missing here, 1 there, 1 are other bytes there"
 
 
+async def test_what_found_no_room_is_wanted_again_only_when_there_is_some(clock: MockClock) -> None:
+    async with following() as origin:
+        await origin.bind(*[file(f"p{n}") for n in range(5)])
+        edge = Edge(origin, ReplicateSettings(mode="all", limit_bytes=1000, compare_s=60), held_bytes=1000)
+        async with edge.run() as follower:
+            await soon(lambda: follower._comparing.last.startswith("0 were missing here"), timeout_s=100)
+            assert "5 were left out for want of room" in follower._comparing.last
+            await soon(lambda: follower._comparing.last.startswith("nothing new differs"), timeout_s=100)
+            shards = origin.asked.count("holdings")
+            await trio.sleep(300)
+            assert edge.keeper.kept == [] and (await follower.status())["passed_over"] == 5, "as the snapshot told of them"
+            assert origin.asked.count("holdings") - shards <= 10, "one question each time"
+
+            size = binding(file("p0")).size
+            edge.held_bytes = 1000 - size - 1
+            await soon(lambda: len(edge.keeper.kept) == 2, timeout_s=100)
+            await trio.sleep(10)
+            assert len(edge.keeper.kept) == 2, "no more than there was room for"
+
+
+async def test_what_was_given_up_for_want_of_room_is_not_wanted_until_there_is_some(clock: MockClock) -> None:
+    async with following() as origin:
+        await origin.bind(file("p0"))
+        edge = Edge(origin, ReplicateSettings(mode="all", limit_bytes=1000, compare_s=60))
+        async with edge.run() as follower:
+            await soon(lambda: edge.keeper.kept)
+            edge.held_bytes = 1000
+            await edge.catalog.drop(binding(file("p0")).digest)
+            await trio.sleep(300)
+            assert edge.keeper.kept == [file("p0").key] and (await follower.status())["passed_over"] == 0
+            edge.held_bytes = 0
+            await soon(lambda: len(edge.keeper.kept) == 2, timeout_s=100)
+
+
 async def test_an_edge_compares_only_what_it_wants(clock: MockClock) -> None:
     async with following() as origin:
         await origin.bind(file("six"), file("seven"))
