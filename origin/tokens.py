@@ -17,8 +17,8 @@ from .catalog import Member
 
 SECRET_BYTES = 32
 
-SIBLING_S = 600.0
-"""How far from now the time in a sibling's token may be: how long one is good, and how much clocks may differ."""
+SIBLING_S = 90.0
+"""How far from now the time in a sibling's token may be: how long one is good that was overheard, and how much clocks may differ."""
 
 EDGE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,61}[a-z0-9])?")
 """What an edge may be called: it stands in tables, logs and tokens."""
