@@ -196,8 +196,13 @@ class Following:
         told = read(request.body, wire.Acknowledgement)
         epoch, serial = wire.read_cursor(told.cursor)
         ledger = self._central.ledger
-        # Nobody can have in force what is not decided yet: an edge that says so speaks of an origin that was restored since.
-        told = msgspec.structs.replace(told, verdicts=min(told.verdicts, self.revision))
+        if epoch == ledger.epoch and serial > ledger.head:
+            # Perhaps it follows from a snapshot, and has seen lines that were not announced yet.
+            await ledger.announce()
+        # Nobody can have in force what is not decided yet: an edge that says so speaks of an origin that was restored since. Nor does one
+        # that has followed lines which are not there: the ledger was rolled back, and its revisions are perhaps given anew by now.
+        is_ahead = epoch == ledger.epoch and serial > ledger.head
+        told = msgspec.structs.replace(told, verdicts=0 if is_ahead else min(told.verdicts, self.revision))
         self._central.fleet.acknowledge(node, told, min(serial, ledger.head) if epoch == ledger.epoch else 0)
         return _taken()
 
