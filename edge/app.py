@@ -28,6 +28,7 @@ from origin.http import Handler, Request, Response
 from origin.http.certificate import FileCertificate
 from origin.http.hot import HotPages
 from origin.http.listen import Limits, Server, open_tcp
+from origin.loading import load_rules
 from origin.metrics import Metrics, total
 from origin.policy.rules import Rule, parse_rule
 from origin.registries import Registry
@@ -53,7 +54,7 @@ from .intercept import Interception
 from .mirror import Instance, Mirror
 from .rehearsal import Rehearsals
 from .render import Renderings
-from .settings import EdgeSettings, Loaded, load_rules
+from .settings import EdgeSettings, Loaded
 
 log = logging.getLogger("leeward.edge")
 

@@ -1,6 +1,6 @@
 """An edge's settings: what ``edge.toml``, ``EDGE_…`` and the options of ``edge serve`` say, checked.
 
-``origin/settings.py`` has the tables that both kinds of node share and the reading of layers.
+``origin/settings.py`` has the tables that both kinds of node share and the reading of layers; ``origin/loading.py`` puts all together.
 """
 
 from __future__ import annotations
@@ -8,34 +8,15 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
+from origin import loading
 from origin.api.wire import ROOT
 from origin.policy.purls import split
-from origin.settings import (
-    NO_CONFIG,
-    Layers,
-    LogSettings,
-    RegistrySettings,
-    ServerSettings,
-    StoreSettings,
-    Table,
-    TLSSettings,
-    UpstreamSettings,
-    check_registries,
-    check_server,
-    default_data,
-    default_registries,
-    find_config,
-    read_toml,
-    rules_of,
-    usual_configs,
-)
+from origin.settings import Layers, Table
 from origin.words import web_url
 
 DEFAULT_LISTEN = "127.0.0.1:8080"
@@ -84,84 +65,30 @@ class ReplicateSettings(Table, frozen=True, kw_only=True):
     compare_s: float = msgspec.field(default=3600.0, name="compare")
 
 
-class EdgeSettings(Table, frozen=True, kw_only=True):
-    """Everything an edge can be told. ``listen`` is ``host:port``; ``rules`` are as written, for ``policy.rules.parse_rule``.
+class EdgeSettings(loading.NodeSettings, frozen=True, kw_only=True):
+    """Everything an edge can be told.
 
     ``origin`` is the URL of the central origin that is followed, None for an edge alone. ``siblings`` are asked what it cannot be asked,
     and the registries themselves only if ``direct`` is set.
     """
 
-    data: Path
     listen: str = DEFAULT_LISTEN
     origin: str | None = None
     direct: bool = False
     siblings: tuple[str, ...] = ()
-    registries: Mapping[str, RegistrySettings] = msgspec.field(default_factory=dict)
-    upstream: UpstreamSettings = UpstreamSettings()
-    server: ServerSettings = ServerSettings()
-    tls: TLSSettings = TLSSettings()
-    store: StoreSettings = StoreSettings()
     proxy: ProxySettings = ProxySettings()
     replicate: ReplicateSettings = ReplicateSettings()
-    log: LogSettings = LogSettings()
-    rules: tuple[Mapping[str, object], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Settings and the file they came from, None if none was found.
-
-    ``watch_path`` is absolute: that file, else the one in the working directory that would be found first if somebody made it. Its
-    ``[[rules]]`` are watched.
-    """
-
-    settings: EdgeSettings
-    config_path: Path | None
-    watch_path: Path
+type Loaded = loading.Loaded[EdgeSettings]
 
 
 def load_edge(options: Mapping[str, object], environ: Mapping[str, str], *, rules_too: bool = True) -> Loaded:
-    """Read and check all layers.
-
-    ``options`` maps dotted keys to values (``{"listen": "127.0.0.1:0", "log.json": True}``), None for options not given;
-    ``"config"`` names the file, ``"-"`` none. ``rules_too=False`` leaves the rules unread: the running edge has them. Raises
-    ``origin.settings.SettingsError``.
-    """
-    options = dict(options)
-    config = options.pop("config", None)
-    config_path = find_config("edge", Path(str(config)) if config is not None else None, environ)
-    layers = Layers("edge")
-    rules: tuple[Mapping[str, object], ...] = ()
-    if config_path is not None:
-        layers.add_file(config_path)
-        rules = load_rules(config_path) if rules_too else ()
-    layers.add_environment(environ, ignore=("EDGE_CONFIG", "EDGE_MITMDUMP"))
-    layers.add_options(options)
-    layers.tree.pop("rules", None)
-    layers.add_default("data", default_data("edge", environ))
-    settings = layers.decode(EdgeSettings)
-    settings = msgspec.structs.replace(settings, registries=_with_defaults(settings.registries), rules=rules)
-    _check(layers, settings)
-    # Where no file was wanted, one that lies here must not say anything later either.
-    here, of_user, *_ = usual_configs("edge", environ)
-    unwanted = str(config if config is not None else environ.get("EDGE_CONFIG")) == str(NO_CONFIG)
-    return Loaded(settings, config_path, (config_path or (of_user if unwanted else here)).absolute())
-
-
-def _with_defaults(written: Mapping[str, RegistrySettings]) -> dict[str, RegistrySettings]:
-    """The instances that were written down, in that order, then those that are there anyway: where some share a path, order counts."""
-    return {**written, **{name: default for name, default in default_registries().items() if name not in written}}
-
-
-def load_rules(path: Path) -> tuple[Mapping[str, object], ...]:
-    """Read only the ``[[rules]]`` of the settings file again. Raises ``origin.settings.SettingsError`` with the line."""
-    document, lines = read_toml(path)
-    return rules_of(document, lines, path)
+    """Read and check all layers, as ``origin.loading.load`` does. Raises ``origin.settings.SettingsError``."""
+    return loading.load("edge", EdgeSettings, options, environ, rules_too=rules_too, ignore=("EDGE_MITMDUMP",), check=_check)
 
 
 def _check(layers: Layers, settings: EdgeSettings) -> None:
-    check_registries(layers, settings.registries)
-    check_server(layers, settings.listen, settings.server, settings.tls, settings.upstream)
     _check_fleet(layers, settings)
     for index, network in enumerate(settings.proxy.allow):
         try:

@@ -32,8 +32,9 @@ from .http.certificate import FileCertificate
 from .http.hot import HotPages
 from .http.listen import Limits, Server, open_tcp
 from .http.problems import problem, respond
+from .loading import load_rules
 from .metrics import Metrics
-from .node_settings import Loaded, OriginSettings, load_rules
+from .node_settings import Loaded, OriginSettings
 from .policy.rules import Rule, parse_rule
 from .recalling import CentralPolicy
 from .settings import SettingsError, default_data

@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "origin.metrics",
         "origin.words",
         "origin.settings",
+        "origin.loading",
         "origin.node_settings",
         "origin.logs",
         "origin.datadir",

@@ -19,9 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.settings import EdgeSettings, Loaded, load_edge, load_rules
+from edge.settings import EdgeSettings, Loaded, load_edge
 from origin.http.h1 import Malformed
 from origin.http.hosts import Hosts
+from origin.loading import load_rules
 from origin.registries import Options, kinds
 from origin.settings import (
     RANGES,

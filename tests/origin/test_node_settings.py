@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from origin.node_settings import load_origin, load_rules
+from origin.loading import load_rules
+from origin.node_settings import load_origin
 from origin.settings import SettingsError
 
 
