@@ -92,14 +92,14 @@ class UpstreamSettings(Table, frozen=True, kw_only=True):
     """How upstreams are reached. ``proxy`` is a URL and may hold credentials; ``ca`` is added to the operating system's store.
 
     ``connect_timeout_s`` bounds a connection try, ``answer_timeout_s`` the wait for the first byte of an answer,
-    ``idle_timeout_s`` the wait for the next one. ``rate`` is how many requests may be sent to each of them in a second, 0 for any number.
+    ``idle_timeout_s`` the wait for the next one: by default whoever asked has an answer within 2 and 10 s. ``rate`` is how many requests may be sent to each of them in a second, 0 for any number.
     """
 
     proxy: str | None = None
     ca: Path | None = None
     rate: int = 0
-    connect_timeout_s: float = msgspec.field(default=2.0, name="connect_timeout")
-    answer_timeout_s: float = msgspec.field(default=10.0, name="answer_timeout")
+    connect_timeout_s: float = msgspec.field(default=1.9, name="connect_timeout")
+    answer_timeout_s: float = msgspec.field(default=9.8, name="answer_timeout")
     idle_timeout_s: float = msgspec.field(default=15.0, name="idle_timeout")
 
 

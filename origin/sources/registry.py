@@ -86,8 +86,8 @@ MEAGRE_PER_S = 5.0
 MEAGRE_BURST = 30.0
 MEAGRE_AT_ONCE = 8
 MEAGRE_CONNECT_S = 0.9
-MEAGRE_FIRST_BYTE_S = 4.0
-MEAGRE_DOUBTFUL_S = 1.5
+MEAGRE_FIRST_BYTE_S = 3.8
+MEAGRE_DOUBTFUL_S = 1.4
 """What an edge may ask a registry itself while its origin does not answer: requests a second, at first, at the same time; and seconds."""
 
 PATIENCE_S = 1.0
@@ -97,14 +97,15 @@ PATIENCE_S = 1.0
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds. First byte means the body's, of a page and of a file; ``doubtful_first_byte_s`` is in force while a breaker is not closed.
+    The defaults leave whoever asked a little time of the 2 and 10 s within which an answer is due.
 
     ``page_s`` bounds a whole page, unless it keeps coming at ``answers.PAGE_RATE``. ``queue_s`` bounds the wait for one of our own places
     when all are taken by transfers that run; it is part of ``first_byte_s``, of which it leaves upstream the doubtful one at least.
     """
 
-    connect_s: float = 2.0
-    first_byte_s: float = 10.0
-    doubtful_first_byte_s: float = 2.0
+    connect_s: float = 1.9
+    first_byte_s: float = 9.8
+    doubtful_first_byte_s: float = 1.9
     stall_s: float = 15.0
     page_s: float = 30.0
     queue_s: float = 8.0

@@ -129,8 +129,8 @@ class Dialler:
         self,
         reach: Reach,
         *,
-        connect_s: float = 2.0,
-        answer_s: float = 10.0,
+        connect_s: float = 1.9,
+        answer_s: float = 9.8,
         is_own: Callable[[Address, int], bool] = lambda address, port: False,
         proxy: NextProxy | None = None,
     ) -> None:

@@ -33,7 +33,7 @@ type Fault = Literal["refusing", "swallowing", "silent"]
 FAULTS: tuple[Fault, ...] = ("refusing", "swallowing", "silent")
 HELD, COLD = Page("pypi", "six"), Page("pypi", "seven")
 BODY = document("six", [Upload("six-1.0.tar.gz", b"x")])
-SLACK_S = 0.2
+SLACK_S = 0.0
 
 
 @pytest.fixture
