@@ -160,6 +160,10 @@ class Ledger:
 
     def _wake(self) -> None:
         self._forget_made()
+        self.stir()
+
+    def stir(self) -> None:
+        """Wake all who wait, to look again: the news may be that somebody is to wait no longer."""
         self._moves += 1
         self._moved.set()
         self._moved = trio.Event()
@@ -203,7 +207,7 @@ class Ledger:
             self._written = serial
 
     async def wait_moved(self, moves: int) -> int:
-        """Wait until lines were announced, or the verdicts changed, more than ``moves`` times; how often they have."""
+        """Wait until lines were announced, the verdicts changed or ``stir`` was called more than ``moves`` times; how often that was."""
         while self._moves <= moves:
             await self._moved.wait()
         return self._moves

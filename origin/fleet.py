@@ -26,6 +26,10 @@ WRITTEN_S = 2.0
 """How often it is written down how the edges stand."""
 
 
+type Membership = tuple[str, str]
+"""Being one of the fleet from enrolment to dismissal, or to the next enrolment: an edge's name and the SHA-256 of its secret."""
+
+
 class Fleet:
     """All edges. ``open`` comes first; ``run`` writes down what changes, until cancelled.
 
@@ -45,6 +49,7 @@ class Fleet:
         self._unwritten: set[str] = set()
         self._keyring = Keyring()
         self._acknowledged = trio.Event()
+        self._on_ended: list[Callable[[], None]] = []
         self._heard_at: dict[str, float] = {}
         """When each was last heard of by the machine's own clock: the calendar may be set while they are waited for."""
         # Rows are written and read again one after the other: a list read before an edge was dismissed would let it in again, and what
@@ -66,18 +71,35 @@ class Fleet:
             # What is known of an edge here is newer than what is written; of one that enrolled anew nothing holds any more.
             if known is not None and (known.secret, known.enrolled_at) == (member.secret, member.enrolled_at):
                 found[name] = known
+        has_ended = any(name not in found or found[name].secret != member.secret for name, member in self._members.items())
         self._members = found
         self._unwritten &= found.keys()
         self._heard_at = {name: at for name, at in self._heard_at.items() if name in found and found[name].seen_at}
         self._keyring.learn(found.values())
         self.count()
         self._look_again()
+        if has_ended:
+            for tell in self._on_ended:
+                tell()
 
     # ---- who they are
 
     def edge(self, authorization: str | None) -> str | None:
         """The edge that sent this ``Authorization`` value; None if it is none of ours."""
         return self._keyring.edge(authorization)
+
+    def membership(self, name: str) -> Membership | None:
+        """The membership of an edge; None if it is none of ours."""
+        known = self._members.get(name)
+        return None if known is None else (name, known.secret)
+
+    def is_current(self, membership: Membership) -> bool:
+        """Whether it has not ended."""
+        return self.membership(membership[0]) == membership
+
+    def on_ended(self, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called whenever memberships have ended: whatever was begun for such an edge ends too."""
+        self._on_ended.append(tell)
 
     async def invite(self, name: str, valid_s: float) -> bytes:
         """A one-time secret for whoever is to be the edge ``name``. Raises ``ValueError`` for a name that is none, ``Unavailable``."""

@@ -13,7 +13,7 @@ import trio
 
 from ..errors import Refused
 from ..feed import CursorGone, Ledger
-from ..fleet import Fleet
+from ..fleet import Fleet, Membership
 from ..holdings import Holdings
 from ..http import Request, Response
 from ..http.coding import encode, negotiate_coding
@@ -25,7 +25,7 @@ from ..registries import Registry
 from ..tokens import read_secret
 from . import wire
 from .batches import Batches, coding_for, fields_of
-from .server import CODINGS, LARGE_BYTES, Query, message, read
+from .server import CODINGS, LARGE_BYTES, Query, message, read, unknown
 
 log = logging.getLogger("leeward.replication")
 
@@ -74,10 +74,11 @@ class Following:
         self._batches = batches or Batches(central.ledger)
         self._registries = registries
         self._deployment = deployment
-        self._waiting: set[trio.CancelScope] = set()
+        self._waiting: dict[trio.CancelScope, Membership] = {}
         self._draining = False
         self._coded: tuple[int, str, bytes] | None = None
         self._coding = trio.Lock()
+        central.fleet.on_ended(self._turn_away)
         self._routes: Mapping[str, tuple[str, Answering]] = {
             "instances": ("GET", self._instances),
             "changes": ("GET", self._changes),
@@ -104,6 +105,11 @@ class Following:
         self._draining = True
         for scope in self._waiting:
             scope.cancel()
+
+    def _turn_away(self) -> None:
+        for scope, membership in self._waiting.items():
+            if not self._central.fleet.is_current(membership):
+                scope.cancel()
 
     async def answer(self, node: str, request: Request, segments: Sequence[str], query: Query) -> Response | None:
         """As ``Rest`` has it."""
@@ -157,13 +163,19 @@ class Following:
         if epoch == ledger.epoch:
             self._central.fleet.heard(node, serial=min(serial, ledger.head))
         wait_s = min(WAIT_S, _number(query, "wait", 0))
+        membership = self._central.fleet.membership(node)
+        if membership is None:
+            return unknown(request.target)
         try:
             with trio.CancelScope() as scope:
-                self._waiting.add(scope)
+                self._waiting[scope] = membership
                 try:
                     await ledger.wait_beyond(after, _number(query, "verdicts", 0), 0 if self._draining else wait_s)
                 finally:
-                    self._waiting.discard(scope)
+                    del self._waiting[scope]
+            if not self._central.fleet.is_current(membership):
+                # Dismissed while it waited.
+                return unknown(request.target)
             coding = coding_for(request.header("accept-encoding"))
             body, coding = await self._batches.batch(after, max(1, _number(query, "limit", 1000)), coding)
         except CursorGone as error:

@@ -25,7 +25,7 @@ _LINE = re.compile(
 
 
 class Polling:
-    """The ledger's news, as ``http.waiting.Polls`` has it. A question is (serial, verdicts, limit, coding).
+    """The ledger's news, as ``http.waiting.Polls`` has it. A question is (serial, verdicts, limit, coding), who asks a ``Membership``.
 
     ``who`` tells from an ``Authorization`` value which edge asks.
     """
@@ -42,6 +42,7 @@ class Polling:
         self._who = who
         self._epoch = ledger.epoch.encode()
         self._answers: dict[bytes, Response] = {}
+        fleet.on_ended(ledger.stir)
 
     def asked(self, line: bytes, facts: Facts, address: str) -> Poll | None:
         """The question, if an edge of ours asks for what comes after something that was announced; how far it is is noted."""
@@ -52,7 +53,13 @@ class Polling:
         if serial > self._ledger.head or (edge := self._who(facts.authorization)) is None:
             return None
         self._fleet.heard(edge, address=address, serial=serial)
-        return Poll((serial, int(found[3]), int(found[5]), coding_for(facts.accept_encoding)), float(found[4]))
+        question = (serial, int(found[3]), int(found[5]), coding_for(facts.accept_encoding))
+        membership = self._fleet.membership(edge)
+        return None if membership is None else Poll(question, float(found[4]), membership)
+
+    def is_welcome(self, asker: Hashable) -> bool:
+        assert isinstance(asker, tuple)
+        return self._fleet.is_current(asker)
 
     def has_news(self, question: Hashable) -> bool:
         serial, verdicts, _, _ = _read(question)

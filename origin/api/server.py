@@ -173,13 +173,7 @@ class Face:
         node = self._who(request.header("authorization"))
         if node is None:
             about.outcome = "unknown"
-            return problem(
-                401,
-                "Not known",
-                "this is for nodes that enrolled here: `origin invite` at the origin, then `edge enrol` at the edge",
-                headers=[("WWW-Authenticate", 'Bearer realm="leeward"')],
-                instance=raw,
-            )
+            return unknown(raw)
         about.node = node
         if self._rest is not None:
             self._rest.heard(node, request)
@@ -422,6 +416,17 @@ def _query(text: str) -> Query:
         return dict(parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), max_num_fields=8, errors="strict"))
     except ValueError:
         raise ValueError(f"malformed query: {text[:100]!r}") from None
+
+
+def unknown(target: str) -> Response:
+    """What is said to a node that is none of ours."""
+    return problem(
+        401,
+        "Not known",
+        "this is for nodes that enrolled here: `origin invite` at the origin, then `edge enrol` at the edge",
+        headers=[("WWW-Authenticate", 'Bearer realm="leeward"')],
+        instance=target,
+    )
 
 
 def _reading(request: Request) -> Response | None:

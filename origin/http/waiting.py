@@ -43,10 +43,13 @@ MESSAGES = 16
 
 @dataclass(frozen=True, slots=True)
 class Poll:
-    """A request for news. Polls with the same ``question`` are given the same answer. ``wait_s`` is how long there may be none."""
+    """A request for news. Polls with the same ``question`` are given the same answer. ``wait_s`` is how long there may be none,
+    ``asker`` who is told.
+    """
 
     question: Hashable
     wait_s: float
+    asker: Hashable = None
 
 
 class Polls(Protocol):
@@ -71,6 +74,10 @@ class Polls(Protocol):
         """The answer as of now, also if there is no news. Its body is ``bytes``. Whatever it raises, the handler will say."""
         ...
 
+    def is_welcome(self, asker: Hashable) -> bool:
+        """Whether a poll's ``asker``, who waits, may be answered still; that somebody may not is news. Else the handler has to see it."""
+        ...
+
     async def wait_news(self, seen: int) -> int:
         """Wait until more than ``seen`` news have come, and return how many have."""
         ...
@@ -85,9 +92,10 @@ type Crowd = dict[Connection, Waiter]
 
 @dataclass(slots=True)
 class Waiter:
-    """A connection that waits: until when (trio's clock), for what, among whom, and the request itself, for the handler."""
+    """A connection that waits: until when (trio's clock), whose, for what, among whom, and the request itself, for the handler."""
 
     until: float
+    asker: Hashable
     question: Hashable
     crowd: Crowd
     request: bytes
@@ -135,7 +143,7 @@ class Waiting:
             self._stirred.set()
         crowd = self._crowds.setdefault(poll.question, {})
         until = trio.current_time() + min(poll.wait_s, MOST_IDLE * self._house.limits.idle_s)
-        crowd[connection] = self._waiters[connection] = Waiter(until, poll.question, crowd, line + block)
+        crowd[connection] = self._waiters[connection] = Waiter(until, poll.asker, poll.question, crowd, line + block)
         connection.recv = partial(_receive, connection)
         self._polls.crowd(1)
         return b""
@@ -158,6 +166,7 @@ class Waiting:
             while True:
                 await self._stirred.wait()
                 self._stirred = trio.Event()
+                self._turn_away()
                 for question in list(self._crowds):
                     if self._polls.has_news(question):
                         # Whoever asks the same from now on is answered at once, or joins another crowd.
@@ -167,6 +176,17 @@ class Waiting:
         """Tell everybody who waits, whether there is news or not."""
         for question, crowd in list(self._crowds.items()):
             await self._tell(question, list(crowd.items()))
+
+    def _turn_away(self) -> None:
+        for connection, waiter in list(self._waiters.items()):
+            if not self._polls.is_welcome(waiter.asker):
+                self._hand_back(connection, waiter)
+
+    def _hand_back(self, connection: Connection, waiter: Waiter) -> None:
+        """Let the handler answer what a connection has waited with."""
+        self.leave(connection)
+        connection.unread = waiter.request + connection.unread
+        self._hand_over(connection)
 
     async def _listen(self) -> None:
         seen = -1
@@ -189,12 +209,11 @@ class Waiting:
         for number, (connection, waiter) in enumerate(asking, 1):
             # It may have left since, and may even wait for something else by now.
             if self._waiters.get(connection) is waiter:
-                self.leave(connection)
-                if answer is not None:
+                if answer is not None and self._polls.is_welcome(waiter.asker):
+                    self.leave(connection)
                     self._say(connection, self._message(answer))
                 else:
-                    connection.unread = waiter.request + connection.unread
-                    self._hand_over(connection)
+                    self._hand_back(connection, waiter)
             if number % TURN == 0:
                 await trio.lowlevel.checkpoint()
 

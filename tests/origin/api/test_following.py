@@ -149,6 +149,25 @@ async def test_an_edge_that_is_dismissed_is_told_nothing_more(tmp_path: Path) ->
         assert (response.status, response.header(wire.VERDICTS)) == (401, None)
 
 
+async def test_an_edge_that_is_dismissed_while_it_waits_is_told_so_at_once(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with origin(tmp_path) as o:
+        answers: list[int] = []
+
+        async def wait() -> None:
+            # Asked in other words than our edges', so that the handler answers it.
+            answers.append((await o.asked(f"changes?verdicts=0&wait=50&after={o.central.ledger.cursor}")).status)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            began = trio.current_time()
+            await o.central.fleet.dismiss("tokyo")
+        assert (answers, trio.current_time() - began < 1) == ([401], True)
+        assert o.central.fleet.states() == ()
+
+
 async def test_every_answer_says_which_policy_is_in_force(tmp_path: Path) -> None:
     async with origin(tmp_path) as o:
         for _ in range(2):

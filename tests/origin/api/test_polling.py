@@ -91,6 +91,30 @@ async def test_how_far_an_edge_is_and_where_it_asks_from_is_noted(tmp_path: Path
         assert (state.address, state.serial, state.behind) == ("192.0.2.9", 2, 0)
 
 
+async def test_who_is_dismissed_is_welcome_no_more_and_those_who_wait_are_woken(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with origin(tmp_path) as o:
+        fleet, polls = o.central.fleet, polling(o)
+        poll = polls.asked(line(o.central.ledger.cursor), facts(o.secret), "")
+        assert poll is not None and polls.is_welcome(poll.asker)
+        moves = await polls.wait_news(-1)
+        await fleet.enrol(await fleet.invite("berlin", 60))
+        assert polls.is_welcome(poll.asker)
+        again = await fleet.enrol(await fleet.invite("tokyo", 60))
+        assert again is not None and not polls.is_welcome(poll.asker), "its secret is another one now"
+        with trio.fail_after(1):
+            moves = await polls.wait_news(moves)
+
+        poll = polls.asked(line(o.central.ledger.cursor), facts(again[1]), "")
+        assert poll is not None and polls.is_welcome(poll.asker)
+        await fleet.dismiss("tokyo")
+        assert not polls.is_welcome(poll.asker) and not polls.has_news(poll.question)
+        with trio.fail_after(1):
+            await polls.wait_news(moves)
+        assert [state.name for state in fleet.states()] == ["berlin"]
+
+
 async def test_other_verdicts_are_news(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
     async with origin(tmp_path) as o:
         ledger, polls = o.central.ledger, polling(o)

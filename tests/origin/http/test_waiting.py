@@ -35,6 +35,7 @@ class News:
         self.asking: list[tuple[str | None, str | None, str]] = []
         self.answered: list[Hashable] = []
         self.failure: Exception | None = None
+        self.unwelcome: set[Hashable] = set()
         self.ready: Response | None = None
         self.making = trio.Event()
         self.making.set()
@@ -46,7 +47,7 @@ class News:
         if not after.isdigit() or facts.authorization == "nobody":
             return None
         self.asking.append((facts.authorization, facts.accept_encoding, address))
-        return Poll(int(after), self.wait_s)
+        return Poll(int(after), self.wait_s, facts.authorization)
 
     def has_news(self, question: Hashable) -> bool:
         return question != self.number
@@ -61,6 +62,9 @@ class News:
         await self.making.wait()
         return Response(200, [("X-News", str(self.number))], f"{question} to {self.number}".encode().ljust(self.size, b"."))
 
+    def is_welcome(self, asker: Hashable) -> bool:
+        return asker not in self.unwelcome
+
     async def wait_news(self, seen: int) -> int:
         while self._news <= seen:
             await self._moved.wait()
@@ -71,6 +75,9 @@ class News:
 
     def tell(self) -> None:
         self.number += 1
+        self.stir()
+
+    def stir(self) -> None:
         self._news += 1
         self._moved.set()
         self._moved = trio.Event()
@@ -122,6 +129,33 @@ async def test_all_who_ask_the_same_are_told_by_one_answer() -> None:
         assert news.waiting == 0
         for client in clients:
             await client.stream.aclose()
+
+
+async def test_who_may_be_told_no_more_is_the_handlers_at_once_and_the_others_wait_on() -> None:
+    news = News()
+    async with running(plain, polls=news) as server, server.client() as one, server.client() as other:
+        await one.send(get("/news?after=0", "Authorization: one"))
+        await other.send(get("/news?after=0", "Authorization: other"))
+        await wait_waiting(server, 2)
+        news.unwelcome.add("one")
+        news.stir()
+        assert (await one.answer()).body == b"GET /news?after=0 0"
+        assert (waiting(server), news.waiting) == (1, 1)
+        news.tell()
+        assert (await other.answer()).body == b"0 to 1"
+
+
+async def test_who_may_be_told_no_more_is_not_told_what_is_being_made() -> None:
+    news = News()
+    news.making = trio.Event()
+    async with running(plain, polls=news) as server, server.client() as client:
+        await client.send(get("/news?after=0", "Authorization: one"))
+        await wait_waiting(server, 1)
+        news.tell()
+        await settled(lambda: news.answered)
+        news.unwelcome.add("one")
+        news.making.set()
+        assert (await client.answer()).body == b"GET /news?after=0 0"
 
 
 async def test_no_poll_waits_longer_than_an_idle_connection_lives(mock_clock: trio.testing.MockClock) -> None:
