@@ -31,14 +31,14 @@ unexport PIP_PLATFORM PIP_PYTHON_VERSION PIP_IMPLEMENTATION PIP_ABI PIP_NO_BINAR
 unexport PYTHONHOME __PYVENV_LAUNCHER__
 
 .DEFAULT_GOAL := help
-.PHONY: help edge three-regions test chaos live check format lock bench clean test-programs bench-programs FORCE
+.PHONY: help edge three-regions test chaos outages live check format lock bench clean test-programs bench-programs FORCE
 # What is missing on the machine is told before anything is installed, also under -j.
 .NOTPARALLEL:
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name what; do \
 		printf '  make %-13s %s\n' "$$name" "$$what"; done
-	@echo '  ARGS="…" is passed on by edge, three-regions, test, chaos, live and bench'
+	@echo '  ARGS="…" is passed on by edge, three-regions, test, chaos, outages, live and bench'
 
 edge: .venv/.run ## set up what is missing, then serve on 127.0.0.1:8080
 	@exec $(BIN)/edge serve $(ARGS)
@@ -55,6 +55,9 @@ test: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIE
 
 chaos: test-programs .venv/.dev ## a fleet for 5 minutes while everything fails, and the verdict (ARGS="--seed 7 --minutes 5")
 	@exec $(BIN)/python -m tests.faults.chaos $(ARGS)
+
+outages: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIENTS)/.done ## pip, npm and mvn through every combination of what can be gone (10 minutes)
+	@LEEWARD_OUTAGES=all exec $(BIN)/python -m pytest -s tests/end_to_end/test_fleet_outage.py $(ARGS)
 
 live: test-programs .venv/.dev $(CLIENTS)/.done $(NODE_CLIENTS)/.done $(JVM_CLIENTS)/.done ## the tests that talk to the real registries
 	@LEEWARD_LIVE=1 exec $(BIN)/python -m pytest -m live $(ARGS)
