@@ -65,7 +65,8 @@ def _panel(panel: Panel) -> list[str]:
         y = up(panel.limit[0])
         out.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#333" stroke-dasharray="4 3"/>')
         out.append(f'<text x="{WIDTH - RIGHT}" y="{y - 4:.1f}" text-anchor="end" fill="#333">{escape(panel.limit[1])}</text>')
-    # The names stand where the lines are low.
+    # The names stand where the lines are low, and below the limit.
+    names = TOP + (26 if panel.limit else 14)
     falls = sum(points[0][1] - points[-1][1] for points in panel.lines.values()) > 0
     where = f'x="{WIDTH - RIGHT - 8}" text-anchor="end"' if falls else f'x="{LEFT + 8}"'
     for number, (name, points) in enumerate(panel.lines.items()):
@@ -73,7 +74,7 @@ def _panel(panel: Panel) -> list[str]:
         traced = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
         out.append(f'<polyline points="{traced}" fill="none" stroke="{colour}" stroke-width="2"/>')
         out += [f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" fill="{colour}"/>' for x, y in points]
-        out.append(f'<text {where} y="{TOP + 14 + 15 * number}" fill="{colour}">{escape(name)}</text>')
+        out.append(f'<text {where} y="{names + 15 * number}" fill="{colour}">{escape(name)}</text>')
     return out
 
 
