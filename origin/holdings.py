@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import msgspec
 import trio
 
-from .api.wire import SHARDS, Compared, Comparison, HeldFile, Snapshot, cursor_text, is_wanted, shard_of, total_digest
+from .api.wire import SHARDS, Compared, Comparison, HeldFile, Snapshot, cursor_text, shard_of, total_digest, wanted_by
 from .catalog import Binding, Catalog
 from .model import Change, File
 from .policy.purls import purl_of
@@ -43,7 +43,7 @@ class _Sums:
     """One sum for each shard over the bindings that match, up to the line ``serial``."""
 
     def __init__(self, match: tuple[str, ...]) -> None:
-        self.match = match
+        self.is_wanted = wanted_by(match)
         self.serial = 0
         self.values = [0] * SHARDS
         self.lock = trio.Lock()
@@ -100,7 +100,7 @@ class Holdings:
         while lines := await self._catalog.lines(sums.serial, PART):
             for line in lines:
                 change = _changes.decode(line.record)
-                if change.kind == "file" and change.digest is not None and self._matches(change, sums.match):
+                if change.kind == "file" and change.digest is not None and sums.is_wanted(self._purl(change)):
                     sums.add(change.resource, str(change.digest))
                 sums.serial = line.serial
             await trio.lowlevel.checkpoint()
@@ -117,9 +117,10 @@ class Holdings:
     async def _read_names(self, match: tuple[str, ...], first: int) -> _Names:
         serial, _ = await self._catalog.head()
         found: dict[int, list[HeldFile]] = {shard: [] for shard in range(first, min(SHARDS, first + SHARDS_AT_ONCE))}
+        is_wanted = wanted_by(match)
         async for binding in self._bindings():
             shard = found.get(shard_of(binding.file.key))
-            if shard is not None and len(shard) < LIMIT_SHARD and self._matches(binding.file, match):
+            if shard is not None and len(shard) < LIMIT_SHARD and is_wanted(self._purl(binding.file)):
                 shard.append(held_file(binding))
         return _Names(match, serial, trio.current_time(), found)
 
@@ -131,11 +132,9 @@ class Holdings:
                 yield binding
             await trio.lowlevel.checkpoint()
 
-    def _matches(self, what: File | Change, match: Sequence[str]) -> bool:
-        if not match:
-            return True
+    def _purl(self, what: File | Change) -> str:
         registry = self._registries.get(what.registry)
-        return is_wanted(purl_of(registry.kind, what.project, what.version) if registry is not None else "", match)
+        return purl_of(registry.kind, what.project, what.version) if registry is not None else ""
 
     # ---- the whole of it
 

@@ -201,9 +201,9 @@ class Origin:
 
     async def _compare(self, comparison: wire.Comparison) -> wire.Compared:
         found = {}
+        is_wanted = wire.wanted_by(comparison.match)
         for each in await self.catalog.bindings_after("", 1_000_000):
-            purl = purl_of(each.file.registry, each.file.project, each.file.version)
-            if wire.is_wanted(purl, comparison.match):
+            if is_wanted(purl_of(each.file.registry, each.file.project, each.file.version)):
                 found[each.file.key] = each
         cursor = wire.cursor_text(self.ledger.epoch, self.ledger.head)
         if comparison.shard is not None:

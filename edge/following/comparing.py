@@ -222,11 +222,11 @@ class Comparing:
 
     async def _parts(self, match: Sequence[str]) -> AsyncIterator[list[Binding]]:
         """What is bound here and matches, a part at a time."""
-        after = ""
+        after, is_wanted = "", wire.wanted_by(match)
         while some := await self._catalog.bindings_after(after, PART):
             after = some[-1].file.key
             yield [
                 binding
                 for binding in some
-                if self._wanting.knows(binding.file.registry) and wire.is_wanted(self._wanting.purl(binding.file), match)
+                if self._wanting.knows(binding.file.registry) and is_wanted(self._wanting.purl(binding.file))
             ]

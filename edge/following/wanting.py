@@ -24,7 +24,8 @@ class Wanting:
         self.name = " ".join((asked.mode, *sorted(asked.match)))
         """What is wanted, in one line: with another one another snapshot is taken in."""
         self._globs = asked.match
-        self._projects = tuple(_of_project(glob) for glob in asked.match)
+        self._is_wanted = wire.wanted_by(asked.match)
+        self._is_wanted_of = wire.wanted_by([_of_project(glob) for glob in asked.match])
         self._kinds = kinds
 
     @property
@@ -49,14 +50,14 @@ class Wanting:
         """Whether it is wanted for its release alone."""
         if file.registry not in self._kinds:
             return False
-        return self.mode == "all" or (self.mode == "matching" and wire.is_wanted(self.purl(file), self._globs))
+        return self.mode == "all" or (self.mode == "matching" and self._is_wanted(self.purl(file)))
 
     def wants_page(self, page: Page) -> bool:
         """Whether it is wanted for its project alone."""
         kind = self._kinds.get(page.registry)
         if kind is None:
             return False
-        return self.mode == "all" or (self.mode == "matching" and wire.is_wanted(purl_of(kind, page.project), self._projects))
+        return self.mode == "all" or (self.mode == "matching" and self._is_wanted_of(purl_of(kind, page.project)))
 
     def wanted(self, changes: Sequence[Change], held: frozenset[Page], now: float) -> list[Wanted]:
         """What these lines make us want. ``held`` are the pages of their projects that are here: unless nothing is replicated at all,

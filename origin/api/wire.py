@@ -38,7 +38,7 @@ from urllib.parse import quote
 import msgspec
 
 from ..model import Digest, File, Page, Verdict
-from ..policy.purls import matches
+from ..policy.purls import Patterns
 
 VERSION = 1
 
@@ -442,8 +442,8 @@ def total_digest(shards: Sequence[str]) -> str:
     return hashlib.sha256("".join(shards).encode()).hexdigest()
 
 
-def is_wanted(purl: str, globs: Sequence[str]) -> bool:
-    """Whether a release is among those that ``globs`` name (all, if there are none). A file without a known release is wanted by ``*``
-    only.
+def wanted_by(globs: Sequence[str]) -> Callable[[str], bool]:
+    """What tells of a release's purl whether it is among those that ``globs`` name (all, if there are none). A file without a known release
+    is wanted by ``*`` only.
     """
-    return not globs or any(matches(glob, purl) for glob in globs)
+    return Patterns(globs or ("*",)).match

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from origin.model import ALLOW, Listing, Page, Refuse, Verdict
-from origin.policy.purls import parse_purl
+from origin.policy.purls import Patterns, parse_purl, purl_of
 from origin.policy.rules import Rule, judge, judge_page, parse_rule, verdicts
 from origin.registries import Registry
 from origin.registries.kinds import create
@@ -203,3 +204,13 @@ def test_a_purl_of_a_command_names_one_package() -> None:
     for wrong in ("six", "pkg:six", "pkg:pypi/*", "pkg:pypi/six@", "pkg:gem/x", "pkg:pypi/a%00b"):
         with pytest.raises(ValueError, match=r"."):
             parse_purl(wrong)
+
+
+def test_a_thousand_lines_are_held_against_a_thousand_patterns_in_an_instant() -> None:
+    some = [f"pkg:npm/@scope-{n}/*" for n in range(400)]
+    patterns = Patterns([*some, *(f"pkg:pypi/p-{n}" for n in range(400)), *(f"pkg:pypi/q-{n}@1.*.0" for n in range(200))])
+    purls = [purl_of("npm" if n % 3 else "pypi", f"@scope-{n}/x" if n % 3 else f"q-{n}", f"1.{n}.0") for n in range(1000)]
+    began = time.process_time()
+    found = sum(map(patterns.match, purls))
+    assert time.process_time() - began < 0.25  # 10 ms here, where one pattern after the other took two seconds, in the event loop
+    assert found == 266 + 67

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+from urllib.parse import unquote
+
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.specifiers import SpecifierSet
@@ -10,7 +13,7 @@ from packaging.version import Version
 from origin.freshness import directives, judge, stamp
 from origin.model import ALLOW
 from origin.policy import rules as policy
-from origin.policy.purls import parse_purl
+from origin.policy.purls import Patterns, parse_purl, purl_of
 from origin.registries import Registry
 from origin.registries.kinds import create
 
@@ -21,6 +24,13 @@ VERSIONS = st.builds(
     st.lists(PARTS, min_size=1, max_size=3),
     st.sampled_from(["", "", "a1", "rc2", ".post1", ".dev3"]),
     st.sampled_from(["", "", "", "+cu118"]),
+)
+NAMES = st.sampled_from(["a", "ab", "b", "@s/a", "@s/b", "@t/a", "[a]"])
+GLOBS = st.one_of(
+    st.lists(st.sampled_from(["pkg:", "npm", "pypi", "/", "a", "b", "@s", "@", "1", "*", "?", "[ab]", "[", "%40"])).map("".join),
+    st.builds(
+        "pkg:{}/{}{}".format, st.sampled_from(["npm", "pypi", "*"]), NAMES, st.sampled_from(["", "*", "@*", "@1*", "@1.0"])
+    ),
 )
 PLAIN = VERSIONS.map(lambda version: version.partition("+")[0])
 COMPARATORS = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
@@ -91,3 +101,11 @@ def test_no_answer_outlives_its_cap(
     assert given_stamp.fresh_until <= given_stamp.stale_until
     assert judge(given_stamp, given_stamp.stale_until) == "dead"
     directives(headers)
+
+
+@given(st.lists(GLOBS, max_size=5), st.sampled_from(["npm", "pypi"]), NAMES, st.sampled_from(["", "1", "1.0", "2"]))
+def test_patterns_together_name_what_one_of_them_does(globs: list[str], kind: str, name: str, version: str) -> None:
+    purls = [unquote(purl_of(kind, name, version)), unquote(purl_of(kind, name))]
+    one_does = any(fnmatchcase(purl, unquote(glob)) for glob in globs for purl in purls)
+    assert Patterns(globs).match(purl_of(kind, name, version)) == one_does
+    assert Patterns(globs).match("") == ("*" in globs or any(fnmatchcase("", glob) for glob in globs))
