@@ -38,6 +38,8 @@ BUN_PROGRAM = MODULES / "@oven" / f"bun-linux-{_BUNS}" / "bin" / "bun"
 SCRIPTS = {
     "npm": "npm/bin/npm-cli.js",
     "pnpm": "pnpm/bin/pnpm.cjs",
+    "pnpm-7": "pnpm-7/bin/pnpm.cjs",
+    "pnpm-8": "pnpm-8/bin/pnpm.cjs",
     "pnpm-11": "pnpm-11/bin/pnpm.mjs",
     "yarn": "yarn/bin/yarn.js",
     "yarn-berry": "@yarnpkg/cli-dist/bin/yarn.js",

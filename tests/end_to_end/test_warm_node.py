@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ authority, pypi, packed = proxy_stage.authority, proxy_stage.pypi, npm_stage.pac
 
 HERE = ("--platform", "linux_x86_64")
 
-PNPM11 = node.Client("pnpm-11", node.program("pnpm-11"), "pnpm-lock.yaml", PNPM.configure)
+PNPM7, PNPM8, PNPM11 = (
+    node.Client(name, node.program(name), "pnpm-lock.yaml", PNPM.configure) for name in ("pnpm-7", "pnpm-8", "pnpm-11")
+)
 
 TREE = {"orchard@2.1.0", "pear@1.2.7", "soil@3.1.0", "@farm/rain-water@0.2.0", "native-linux@1.0.0"}
 FILES = ["native-linux-1.0.0.tgz", "orchard-2.1.0.tgz", "pear-1.2.7.tgz", "rain-water-0.2.0.tgz", "soil-3.1.0.tgz"]
@@ -62,19 +65,33 @@ def registry(authority: Authority, packed: Tarballs) -> Iterator[FakeNpm]:
 
 @dataclass(frozen=True)
 class Case:
-    """A client and its lock: what of the packages' pages it asks for, and whether it fetches what is for other platforms."""
+    """A client and its lock: the format's version, which packages' pages are wanted, and whether it fetches what is for other platforms.
+
+    With ``options`` the client writes that version; ``then`` it is run once more.
+    """
 
     client: Client
-    pages: bool = False
+    version: str
+    pages: Sequence[str] = ()
     all_platforms: bool = False
     edited: Callable[[bytes], bytes] = lambda lock: lock
+    options: Sequence[str] = ()
+    then: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.client.name} {self.client.lock_name} {self.version}"
 
     @property
     def missing(self) -> list[str]:
         files = [*FILES, *(["native-mac-1.0.0.tgz"] if self.all_platforms else [])]
-        # pnpm 11 asks for the page of whatever is locked, and for its own.
-        pages = [*NAMES, "native-mac", "pnpm"] if self.pages else []
-        return sorted([*files, *(f"the page of {name}" for name in pages)])
+        return sorted([*files, *(f"the page of {name}" for name in self.pages)])
+
+
+def version_of(lock: str) -> str:
+    """Which version of its format a lock says that it is."""
+    found = re.search(r"(?:lockfileVersion|yarn lockfile v|__metadata:\s+version)\W*([\d.]+)", lock)
+    return found[1] if found is not None else ""
 
 
 def aliased(lock: bytes) -> bytes:
@@ -82,25 +99,41 @@ def aliased(lock: bytes) -> bytes:
     return lock.replace(b"//npm.test:", f"//{ALIAS}:".encode())
 
 
+EACH = [*NAMES, "native-mac"]
+OF_PNPM = [*EACH, "pnpm"]
+"""pnpm 11 asks for the page of whatever is locked, and for its own; whether an older one or it will install, no lock tells."""
+
+SHRINKWRAP = replace(NPM, lock_name="npm-shrinkwrap.json")
+
 CASES = [
-    Case(NPM),
-    Case(PNPM, pages=True),
-    Case(PNPM11, pages=True),
-    Case(YARN1, all_platforms=True, edited=aliased),
-    Case(YARN4),
-    Case(BUN),
+    # Version 1 does not say what is for which platform, and npm asks for what it lacks.
+    Case(NPM, "1", pages=EACH, all_platforms=True, options=["--lockfile-version=1"]),
+    Case(NPM, "2", options=["--lockfile-version=2"]),
+    Case(NPM, "3"),
+    Case(SHRINKWRAP, "3", then=["shrinkwrap"]),
+    Case(PNPM7, "5.4", pages=OF_PNPM),
+    Case(PNPM8, "6.0", pages=OF_PNPM),
+    Case(PNPM, "9.0", pages=OF_PNPM),
+    Case(PNPM11, "9.0", pages=OF_PNPM),
+    Case(YARN1, "1", all_platforms=True, edited=aliased),
+    Case(YARN4, "10"),
+    Case(BUN, "2"),
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.client.name)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_a_lock_that_was_warmed_installs_with_everything_upstream_gone(
     authority: Authority, pypi: FakePyPI, registry: FakeNpm, scratch: Path, case: Case
 ) -> None:
     project = LockedNode(case.client, Path(tempfile.mkdtemp(dir=scratch)), registry.registry_url)
     with straight_to(authority, scratch, registry) as straight:
         project.through = straight.through
-        made = project.project.install({"orchard": "^2.0.0"})
+        made = project.project.install({"orchard": "^2.0.0"}, *case.options)
         assert made.succeeded, made.output
+        if case.then:
+            made = project.project.run(*case.then)
+            assert made.succeeded, made.output
+        assert version_of(made.lock) == case.version
         project.lock = case.edited(project.lock)
     lock = project.project.lock_path
     with start_proxy(authority, scratch, registry, pypi) as edge:
@@ -159,28 +192,6 @@ def project(mirror: Edge, npm: FakeNpm, tmp_path: Path) -> Project:
     project.write_manifest({"orchard": "^2.0.0"})
     project.lock_path.write_text(made.lock)
     return project
-
-
-def test_a_lock_of_version_1_needs_pages_and_installs_without_the_registry(mirror: Edge, npm: FakeNpm, project: Project) -> None:
-    document = json.loads(project.lock)
-    packages = {name.rpartition("node_modules/")[2]: entry for name, entry in document["packages"].items() if name}
-    dependencies = {
-        name: {key: entry[key] for key in ("version", "resolved", "integrity", "optional") if key in entry}
-        for name, entry in packages.items()
-    }
-    old = {"name": "consumer", "version": "1.0.0", "lockfileVersion": 1, "requires": True, "dependencies": dependencies}
-    project.lock_path.write_text(json.dumps(old).replace(npm.registry_url, mirror.index_url))
-    lock = project.lock_path
-    # It does not say what is for which platform.
-    everything = sorted([*FILES, "native-mac-1.0.0.tgz", *(f"the page of {name}" for name in (*NAMES, "native-mac"))])
-    assert ready(mirror, lock, *HERE, here=False).missing == everything
-    assert warm(mirror, lock, *HERE, here=False).ready
-    npm.refuse()
-    mirror.age(HOURS_S)
-    assert ready(mirror, lock, *HERE, here=False).ready
-    done = project.ci()
-    assert done.succeeded, done.output
-    assert done.installed >= TREE
 
 
 def test_each_platform_has_its_own_answer(mirror: Edge, npm: FakeNpm, project: Project) -> None:
