@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
 import ipaddress
 import logging
-import os
-import shlex
-import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -27,13 +22,14 @@ from origin.control import Command, Progress, serve_control
 from origin.http import Handler, Request, Response
 from origin.http.certificate import FileCertificate
 from origin.http.hot import HotPages
-from origin.http.listen import Limits, Server, open_tcp
+from origin.http.listen import Server
+from origin.listening import certificate_of, limits_of, options_text, run, serve_until_drained, settle, stop_on_signal
 from origin.loading import load_rules
 from origin.metrics import Metrics, total
 from origin.policy.rules import Rule, parse_rule
 from origin.registries import Registry
 from origin.service import Service
-from origin.settings import SettingsError, default_data
+from origin.settings import SettingsError
 from origin.sources.addresses import WEB_PORTS
 from origin.sources.link import Link, connect_share_s
 from origin.sources.remote import DIRECT_PATIENCE_S, PATIENCE_S, RemoteSource
@@ -41,7 +37,6 @@ from origin.sources.sibling import SIBLING_PATIENCE_S, SiblingSource
 from origin.sources.tunnels import Dialler, NextProxy, Reach, is_local
 from origin.tokens import proof, sibling, sibling_token
 from origin.watch import watch_rules
-from origin.words import listen_address
 
 from . import clients, warm
 from .address import local_address
@@ -66,22 +61,13 @@ FOLLOWING_CONNECT_S = 5.0
 LEARN_S = 10.0
 """How long an alias waits for what is learnt of registries' hosts."""
 
-SWITCH_INTERVAL_S = 0.0005
-"""How long a worker thread may keep the interpreter's lock from the event loop."""
-
 
 def main(loaded: Loaded) -> int:
     """Serve until SIGTERM or SIGINT, then drain. Returns the exit status.
 
     Raises ``SettingsError``, ``datadir.Locked`` or ``OSError``, each with a sentence for the operator.
     """
-    # Bound before the store is opened: a taken port is the likeliest complaint and should come first.
-    listeners = open_tcp(*listen_address(loaded.settings.listen))
-    # The loop gives up the interpreter's lock at every system call; with the default of 5 ms it would wait that long for it
-    # each time while a worker thread parses a large page.
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    trio.run(serve, loaded, listeners)
-    return 0
+    return run(serve, loaded)
 
 
 async def serve(
@@ -117,7 +103,7 @@ async def serve(
                 service.rules,
                 service.set_rules_trouble,
             )
-            serving = await nursery.start(_serve, server, listeners, certificate, settings.tls.only)
+            serving = await nursery.start(serve_until_drained, server, listeners, certificate, settings.tls.only)
             if certificate is not None:
                 nursery.start_soon(certificate.run)
             if hosts is not None and interception is not None:
@@ -126,49 +112,14 @@ async def serve(
                 nursery.start_soon(interception.run)
             if follower is not None:
                 nursery.start_soon(fleet.follow, follower)
-            nursery.start_soon(_stop_on_signal, server, serving)
+            nursery.start_soon(stop_on_signal, server, serving, log)
             is_proxy = proxy is not None and not (settings.tls.only and certificate is not None)
-            print(clients.how_to(base, settings.registries, proxy=is_proxy, options=_options(loaded)), flush=True)
-            # What is loaded now stays: the collector need not walk it again, which takes tens of milliseconds each time.
-            gc.collect()
-            gc.freeze()
+            print(clients.how_to(base, settings.registries, proxy=is_proxy, options=options_text("edge", loaded)), flush=True)
+            settle()
             log.info("serving", extra={"at": base, "data": str(settings.data), "rules": len(node.service.rules)})
             task_status.started(base)
             await serving.wait()
             nursery.cancel_scope.cancel()
-
-
-async def _serve(
-    server: Server,
-    listeners: list[socket.socket],
-    certificate: FileCertificate | None,
-    tls_only: bool,
-    task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    ended = trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(partial(server.serve, listeners, contexts=certificate, tls_only=tls_only))
-        task_status.started(ended)
-    ended.set()
-
-
-async def _stop_on_signal(server: Server, serving: trio.Event) -> None:
-    """Drain on the first SIGTERM or SIGINT; a second one is somebody in a hurry."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("%s: draining", signal.Signals(number).name)
-            break
-        async with trio.open_nursery() as nursery:
-
-            async def drain() -> None:
-                await server.drain()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(drain)
-            async for _ in signals:
-                nursery.cancel_scope.cancel()
-        log.info("stopped")
-        serving.set()
 
 
 @asynccontextmanager
@@ -315,14 +266,6 @@ def _load_rules(path: Path) -> list[Rule]:
     return _rules(load_rules(path))
 
 
-def _options(loaded: Loaded) -> str:
-    """The options by which other commands find this edge; none if they do so anyway."""
-    words = [] if loaded.config_path is None else ["--config", shlex.quote(str(loaded.config_path))]
-    if loaded.settings.data != default_data("edge", os.environ):
-        words += ["--data", shlex.quote(str(loaded.settings.data))]
-    return "".join(f" {word}" for word in words)
-
-
 def _base_url(listener: socket.socket, scheme: str) -> str:
     host, port = listener.getsockname()[:2]
     shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 -- recognised, not chosen
@@ -444,32 +387,14 @@ def _commands(
 
 def _certificate(settings: EdgeSettings, node: Node) -> FileCertificate | None:
     """The operator's own certificate for the listener, None without one. Raises ``SettingsError``."""
-    if settings.tls.cert is None:
-        return None
-    try:
-        return FileCertificate(settings.tls.cert, settings.tls.key, clock=node.service.clock, metrics=node.metrics)
-    except ValueError as error:
-        raise SettingsError(f"tls.cert: {error}") from error
+    return certificate_of(settings.tls.cert, settings.tls.key, node) if settings.tls.cert is not None else None
 
 
 def _server(settings: EdgeSettings, node: Node, hot: HotPages, handler: Handler) -> Server:
-    asked = settings.server.limits
-    limits = Limits(
-        head_bytes=asked.header_bytes,
-        body_bytes=asked.body_bytes,
-        head_s=asked.header_timeout_s,
-        body_s=asked.body_timeout_s,
-        handshake_s=asked.handshake_timeout_s,
-        idle_s=asked.idle_timeout_s,
-        tunnel_idle_s=settings.proxy.idle_s,
-        connections=asked.connections,
-        stall_s=asked.send_timeout_s,
-        drain_s=settings.server.drain_s,
-    )
     return Server(
         handler,
         hot,
-        limits=limits,
+        limits=dataclasses.replace(limits_of(settings.server), tunnel_idle_s=settings.proxy.idle_s),
         public_urls=settings.server.public_urls,
         trusted_proxies=settings.server.trusted_proxies,
         metrics=node.metrics,

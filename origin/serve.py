@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
-import os
-import shlex
-import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,29 +18,25 @@ from .api.following import Following
 from .api.polling import Polling
 from .api.server import Face
 from .app import Node, open_node
-from .central import Origin, commands, open_origin
+from .central import commands, open_origin
 from .control import Command, serve_control
 from .errors import Unavailable
 from .http import Request, Response
-from .http.certificate import FileCertificate
 from .http.hot import HotPages
-from .http.listen import Limits, Server, open_tcp
+from .http.listen import Server
 from .http.problems import problem, respond
+from .listening import certificate_of, limits_of, options_text, run, serve_until_drained, settle, stop_on_signal
 from .loading import load_rules
 from .metrics import Metrics
 from .node_settings import Loaded, OriginSettings
 from .policy.rules import Rule, parse_rule
 from .recalling import CentralPolicy
-from .settings import SettingsError, default_data
 from .watch import watch_rules
 from .words import listen_address
 
 log = logging.getLogger("leeward.origin")
 
 SOCKET = "origin.sock"
-
-SWITCH_INTERVAL_S = 0.0005
-"""How long a worker thread may keep the interpreter's lock from the event loop."""
 
 AGAIN_S = 2.0
 """How long after rules could not be written down that is tried again."""
@@ -59,11 +49,7 @@ def main(loaded: Loaded) -> int:
 
     Raises ``SettingsError``, ``Unusable``, ``Unavailable`` or ``OSError``, each with a sentence for the operator.
     """
-    # Bound before the store is opened: a taken port is the likeliest complaint and should come first.
-    listeners = open_tcp(*listen_address(loaded.settings.listen))
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    trio.run(serve, loaded, listeners)
-    return 0
+    return run(serve, loaded)
 
 
 async def serve(
@@ -76,7 +62,7 @@ async def serve(
     async with open_node(settings.data, settings.registries, settings.upstream, settings.store, role="origin") as node:
         origin = await open_origin(node, settings, _hosts(settings, host), url)
         await _take_rules(loaded, origin.policy)
-        certificate = _certificate(origin, node)
+        certificate = certificate_of(origin.identity.certificate, origin.identity.key, node)
         batches = Batches(origin.ledger)
         following = Following(origin.central, node.registries, node.deployment, batches)
         face = Face(node.service, node.catalog, node.registries, node.metrics, node.deployment, origin.fleet.edge, rest=following)
@@ -89,12 +75,11 @@ async def serve(
             nursery.start_soon(origin.run)
             nursery.start_soon(_watch, loaded, origin.policy, node)
             nursery.start_soon(certificate.run)
-            serving = await nursery.start(_serve, server, listeners, certificate)
-            nursery.start_soon(_stop_on_signal, server, following, serving)
-            print(how_to(url, _options(loaded)), flush=True)
-            # What is loaded now stays: the collector need not walk it again, which takes tens of milliseconds each time.
-            gc.collect()
-            gc.freeze()
+            serving = await nursery.start(serve_until_drained, server, listeners, certificate, True)
+            # Edges that wait for news are told that there is none: they ask again, and find somebody or nobody.
+            nursery.start_soon(stop_on_signal, server, serving, log, following.drain)
+            print(how_to(url, options_text("origin", loaded)), flush=True)
+            settle()
             log.info("serving", extra={"at": url, "data": str(settings.data), "edges": len(origin.fleet.states())})
             task_status.started(url)
             await serving.wait()
@@ -152,69 +137,16 @@ def _text(body: bytes, media_type: str = "text/plain; charset=utf-8") -> Respons
     return Response(200, [("Content-Type", media_type), ("Cache-Control", "no-store")], body)
 
 
-async def _serve(
-    server: Server,
-    listeners: list[socket.socket],
-    certificate: FileCertificate,
-    task_status: trio.TaskStatus[trio.Event] = trio.TASK_STATUS_IGNORED,
-) -> None:
-    ended = trio.Event()
-    async with trio.open_nursery() as nursery:
-        await nursery.start(partial(server.serve, listeners, contexts=certificate, tls_only=True))
-        task_status.started(ended)
-    ended.set()
-
-
-async def _stop_on_signal(server: Server, following: Following, serving: trio.Event) -> None:
-    """Drain on the first SIGTERM or SIGINT; a second one is somebody in a hurry."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async for number in signals:
-            log.info("%s: draining", signal.Signals(number).name)
-            break
-        async with trio.open_nursery() as nursery:
-
-            async def drain() -> None:
-                # Edges that wait for news are told that there is none: they ask again, and find somebody or nobody.
-                following.drain()
-                await server.drain()
-                nursery.cancel_scope.cancel()
-
-            nursery.start_soon(drain)
-            async for _ in signals:
-                nursery.cancel_scope.cancel()
-        log.info("stopped")
-        serving.set()
-
-
 def _server(settings: OriginSettings, node: Node, front: Front, polling: Polling) -> Server:
-    asked = settings.server.limits
-    limits = Limits(
-        head_bytes=asked.header_bytes,
-        body_bytes=asked.body_bytes,
-        head_s=asked.header_timeout_s,
-        body_s=asked.body_timeout_s,
-        handshake_s=asked.handshake_timeout_s,
-        idle_s=asked.idle_timeout_s,
-        connections=asked.connections,
-        stall_s=asked.send_timeout_s,
-        drain_s=settings.server.drain_s,
-    )
     return Server(
         front.handle,
         HotPages(0),
-        limits=limits,
+        limits=limits_of(settings.server),
         public_urls=settings.server.public_urls,
         trusted_proxies=settings.server.trusted_proxies,
         metrics=node.metrics,
         polls=polling,
     )
-
-
-def _certificate(origin: Origin, node: Node) -> FileCertificate:
-    try:
-        return FileCertificate(origin.identity.certificate, origin.identity.key, clock=node.service.clock, metrics=node.metrics)
-    except ValueError as error:
-        raise SettingsError(f"tls.cert: {error}") from error
 
 
 # ---- rules ----------------------------------------------------------------------------------------------------------
@@ -274,14 +206,6 @@ def how_to(url: str, options: str) -> str:
             f"  edge serve --origin {url}",
         ]
     )
-
-
-def _options(loaded: Loaded) -> str:
-    """The options by which other commands find this origin; none if they do so anyway."""
-    words = [] if loaded.config_path is None else ["--config", shlex.quote(str(loaded.config_path))]
-    if loaded.settings.data != default_data("origin", os.environ):
-        words += ["--data", shlex.quote(str(loaded.settings.data))]
-    return "".join(f" {word}" for word in words)
 
 
 def _url(settings: OriginSettings, host: str, port: int) -> str:

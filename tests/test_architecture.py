@@ -60,7 +60,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "origin.service",
     ),
     ("origin.api", "origin.control", "origin.terminal", "origin.watch", "origin.recalling", "origin.backup", "origin.app"),
-    ("origin.central", "origin.serve"),
+    ("origin.central", "origin.listening", "origin.serve"),
     ("origin.__main__", "origin"),
     ("edge",),
 )
