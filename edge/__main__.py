@@ -10,17 +10,20 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from origin import terminal
+from origin import programs, terminal
 
 from . import capture_command, warm_command
 
 if TYPE_CHECKING:
-    from .settings import EdgeSettings, Loaded
+    from origin.control import Command
+
+    from .settings import Loaded
 
 _DESCRIPTION = """\
 Leeward's edge: a mirror next to you that verifies what it fetches, refuses what policy
@@ -68,14 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="edge", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=terminal.Help, allow_abbrev=False
-    )
-    parser.add_argument("--version", action=terminal.Version, help="print the version")
-    parser.set_defaults(run=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-
-    serve = _command(
+    program = programs.Program("edge", _CONFIG_HELP, {"": _DATA_HELP}, _ask)
+    parser, commands = program.parser(_DESCRIPTION, _EPILOG)
+    serve = program.add(
         commands,
         "serve",
         _serve,
@@ -85,10 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--listen", metavar="HOST:PORT", help="where to listen (default 127.0.0.1:8080)")
     serve.add_argument("--origin", metavar="URL", help="the central origin to follow and to ask first (see edge enrol --help)")
-    serve.add_argument("--log-json", action="store_true", default=None, help="write the log as JSON lines")
-    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)")
+    programs.add_logging(serve)
 
-    use = _command(
+    use = program.add(
         commands,
         "use",
         _use,
@@ -122,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     use.add_argument("--undo", action="store_true", help="take back what an earlier run did")
     use.add_argument("--print", action="store_true", dest="only_print", help="write nothing, show what the file would be")
 
-    run = _command(
+    run = program.add(
         commands,
         "run",
         _run,
@@ -139,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="say nothing besides what the command says, but for errors")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command and its arguments")
 
-    enrol = _command(
+    enrol = program.add(
         commands,
         "enrol",
         _enrol,
@@ -156,28 +153,12 @@ def _parser() -> argparse.ArgumentParser:
         ("warm", "fetch what lock files need, before an outage", warm_command.WARM, warm_command.WARM_EXAMPLES),
         ("ready", "say whether lock files would install in an outage", warm_command.READY, warm_command.READY_EXAMPLES),
     ):
-        made = _command(commands, name, partial(_warm, name), brief, description, examples)
+        made = program.add(commands, name, partial(_warm, name), brief, description, examples)
         warm_command.add_arguments(made, name)
-        made.add_argument("--json", action="store_true", help="print the result as JSON")
-    refresh = _command(
-        commands,
-        "refresh",
-        _refresh,
-        "ask upstream now what there is of a project",
-        "Have the running edge ask upstream at once for a project's page, however fresh the held one is.",
-        "edge refresh pkg:pypi/six",
-    )
-    why = _command(
-        commands,
-        "why",
-        _why,
-        "explain what this edge does with a package",
-        "Say whether a package is served, held back or refused, by which rule, and what is held of it.",
-        "edge why pkg:pypi/six\n  edge why pkg:npm/@scope/name@1.0.0\n  edge why pkg:maven/org.example/lib@2.0",
-    )
-    for command in (refresh, why):
-        command.add_argument("purl", metavar="PURL", help="a package URL: pkg:pypi/NAME or pkg:pypi/NAME@VERSION")
-    verify = _command(
+        programs.add_json(made)
+    program.add_refresh(commands)
+    program.add_why(commands, "pkg:pypi/six", "pkg:npm/@scope/name@1.0.0", "pkg:maven/org.example/lib@2.0")
+    verify = program.add(
         commands,
         "verify",
         _verify,
@@ -185,24 +166,9 @@ def _parser() -> argparse.ArgumentParser:
         "Read every stored file again and compare its digest. Exit status 1 if any is bad or missing.",
         "edge verify",
     )
-    gc = _command(
-        commands,
-        "gc",
-        _gc,
-        "remove what nothing refers to",
-        "Remove blobs that no name refers to and temporary files nobody writes any more.",
-        "edge gc --dry-run\n  edge gc",
-    )
-    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-    status = _command(
-        commands,
-        "status",
-        _status,
-        "say how the running edge is",
-        "Print what the running edge says of itself.",
-        "edge status\n  edge status --json",
-    )
-    ca = _command(
+    program.add_gc(commands)
+    program.add_status(commands)
+    ca = program.add(
         commands,
         "ca",
         _ca,
@@ -217,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     ca.add_argument("--truststore", metavar="FILE", type=Path, help="write the same as a PKCS#12 truststore, for JVMs")
     ca.add_argument("--password", default="changeit", help="the truststore's password (default: changeit)")
     capture_command.add_arguments(
-        _command(
+        program.add(
             commands,
             "capture",
             _capture,
@@ -226,40 +192,14 @@ def _parser() -> argparse.ArgumentParser:
             capture_command.EXAMPLES,
         )
     )
-    for command in (refresh, why, verify, gc, status, ca):
-        command.add_argument("--json", action="store_true", help="print the result as JSON")
+    programs.add_json(verify, ca)
     return parser
-
-
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], brief: str, description: str, examples: str
-) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=brief,
-        description=description,
-        epilog=f"examples:\n  {examples}",
-        formatter_class=terminal.Help,
-        allow_abbrev=False,
-    )
-    made.set_defaults(run=run)
-    made.add_argument("--config", metavar="FILE", help=_CONFIG_HELP.get(name, _CONFIG_HELP[""]))
-    made.add_argument("--data", metavar="DIR", help=_DATA_HELP)
-    return made
 
 
 def _load(asked: argparse.Namespace, *, rules_too: bool = True) -> Loaded:
     from .settings import load_edge
 
-    options = {
-        "config": asked.config,
-        "data": asked.data,
-        "listen": getattr(asked, "listen", None),
-        "origin": getattr(asked, "origin", None),
-        "log.json": getattr(asked, "log_json", None),
-        "log.level": getattr(asked, "log_level", None),
-    }
-    return load_edge(options, os.environ, rules_too=rules_too)
+    return load_edge(programs.options_of(asked), os.environ, rules_too=rules_too)
 
 
 # ---- serve and use --------------------------------------------------------------------------------------------------
@@ -430,42 +370,19 @@ def _capture(asked: argparse.Namespace) -> int:
 
 def _ask(asked: argparse.Namespace, command: str, arguments: dict[str, object]) -> Any:
     """Have the running node do ``command``, else, where the store alone is enough, do it here."""
-    import trio
-
     # A rule that cannot be read yet must not keep anybody from asking the edge that still goes by the last good ones.
     settings = _load(asked, rules_too=False).settings
-    told = terminal.ProgressLine() if sys.stderr.isatty() and not asked.json else None
-    try:
-        return trio.run(_ask_or_do, settings, lambda: _load(asked).settings, command, arguments, told)
-    finally:
-        if told is not None:
-            told.clear()
 
+    def alone() -> AbstractAsyncContextManager[Mapping[str, Command]]:
+        from origin import control
 
-async def _ask_or_do(
-    settings: EdgeSettings,
-    with_rules: Callable[[], EdgeSettings],
-    command: str,
-    arguments: dict[str, object],
-    told: Callable[[dict[str, object]], None] | None,
-) -> object:
-    from origin import control
+        from . import app
 
-    try:
-        return await control.call(settings.data / "edge.sock", command, arguments, told)
-    except control.NotRunning:
-        if command in _RUNNING_ONLY:
-            raise
         if not settings.data.is_dir():
-            raise control.NotRunning(f"no edge is running on {settings.data}, and there is no store there") from None
-    from . import app
+            raise control.NotRunning(f"no edge is running on {settings.data}, and there is no store there")
+        return app.offline(_load(asked).settings)
 
-    async def progress(far: dict[str, object]) -> None:
-        if told is not None:
-            told(far)
-
-    async with app.offline(with_rules()) as commands:
-        return await commands[command](arguments, progress)
+    return programs.ask(asked, settings.data / "edge.sock", command, arguments, None if command in _RUNNING_ONLY else alone)
 
 
 _RUNNING_ONLY = frozenset({"refresh", "status", "warm", "rehearse", "rehearsed"})
@@ -477,31 +394,10 @@ def _warm(command: str, asked: argparse.Namespace) -> int:
     return warm_command.run(asked, command, settings, partial(_ask, asked))
 
 
-def _refresh(asked: argparse.Namespace) -> int:
-    result = _ask(asked, "refresh", {"purl": asked.purl})
-    failed = any(str(page["outcome"]).startswith("failed") for page in result["pages"])
-    return terminal.tell(asked, result, lambda: terminal.refresh_lines(result)) or int(failed)
-
-
-def _why(asked: argparse.Namespace) -> int:
-    result = _ask(asked, "why", {"purl": asked.purl})
-    return terminal.tell(asked, result, lambda: terminal.why_lines(result))
-
-
 def _verify(asked: argparse.Namespace) -> int:
     result = _ask(asked, "verify", {})
     failed = any(result.get(found) for found in ("bad", "missing", "unreadable"))
     return terminal.tell(asked, result, lambda: terminal.verify_lines(result)) or int(failed)
-
-
-def _gc(asked: argparse.Namespace) -> int:
-    result = _ask(asked, "gc", {"dry_run": asked.dry_run})
-    return terminal.tell(asked, result, lambda: terminal.gc_lines(result))
-
-
-def _status(asked: argparse.Namespace) -> int:
-    result = _ask(asked, "status", {})
-    return terminal.tell(asked, result, lambda: terminal.status_lines(result))
 
 
 def _ca(asked: argparse.Namespace) -> int:

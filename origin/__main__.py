@@ -9,15 +9,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import terminal
+from . import programs, terminal
 from .terminal import count_text, size_text, time_text
 
 if TYPE_CHECKING:
-    from .node_settings import Loaded, OriginSettings
+    from .control import Command
+    from .node_settings import Loaded
 
 _DESCRIPTION = """\
 Leeward's central origin: it asks the registries for all edges that follow it, keeps the
@@ -49,7 +51,7 @@ _DATA_HELP = {
     "restore": "the empty directory to restore into; it must be named",
 }
 
-_CONFIG_HELP = "the settings (default: $ORIGIN_CONFIG, else the first origin.toml found: here, of the user, of the system)"
+_CONFIG_HELP = {"": "the settings (default: $ORIGIN_CONFIG, else the first origin.toml found: here, of the user, of the system)"}
 
 _TARGET_HELP = "a release, as in pkg:npm/evil@1.0.0 or pkg:pypi/evil@>=1,<2, or bytes, as in sha256:<hex>"
 
@@ -63,13 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="origin", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=terminal.Help, allow_abbrev=False
-    )
-    parser.add_argument("--version", action=terminal.Version, help="print the version")
-    parser.set_defaults(run=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    serve = _command(
+    program = programs.Program("origin", _CONFIG_HELP, _DATA_HELP, _ask)
+    parser, commands = program.parser(_DESCRIPTION, _EPILOG)
+    serve = program.add(
         commands,
         "serve",
         _serve,
@@ -79,9 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         "origin serve\n  origin serve --listen 0.0.0.0:9090 --data /srv/leeward",
     )
     serve.add_argument("--listen", metavar="HOST:PORT", help="where to listen (default 127.0.0.1:9090)")
-    serve.add_argument("--log-json", action="store_true", default=None, help="write the log as JSON lines")
-    serve.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="how much to log (default info)")
-    invite = _command(
+    programs.add_logging(serve)
+    invite = program.add(
         commands,
         "invite",
         _invite,
@@ -92,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     invite.add_argument("name", metavar="NAME", help="what the edge is called from now on: lower-case letters, digits, - _ .")
     invite.add_argument("--valid", metavar="TIME", default="24h", help="how long it can be used (default 24h)")
-    edges = _command(
+    edges = program.add(
         commands,
         "edges",
         _edges,
@@ -100,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "List the edges: when each was heard of, how far it has followed, which policy it has in force.",
         "origin edges\n  origin edges --json",
     )
-    dismiss = _command(
+    dismiss = program.add(
         commands,
         "dismiss",
         _dismiss,
@@ -110,8 +107,8 @@ def _parser() -> argparse.ArgumentParser:
         "origin dismiss berlin",
     )
     dismiss.add_argument("name", metavar="NAME", help="the edge")
-    _add_recall(commands)
-    who = _command(
+    _add_recall(program, commands)
+    who = program.add(
         commands,
         "who",
         _who,
@@ -121,34 +118,11 @@ def _parser() -> argparse.ArgumentParser:
         "origin who pkg:npm/evil@1.0.0\n  origin who sha256:3f0c…",
     )
     who.add_argument("target", metavar="TARGET", help=_TARGET_HELP)
-    _add_backups(commands)
-    status = _command(
-        commands,
-        "status",
-        _status,
-        "say how the running origin is",
-        "Print what the running origin says of itself.",
-        "origin status\n  origin status --json",
-    )
-    why = _command(
-        commands,
-        "why",
-        _why,
-        "explain what this origin does with a package",
-        "Say whether a package is served, held back or refused, by which rule, and what is held of it.",
-        "origin why pkg:pypi/six\n  origin why pkg:npm/@scope/name@1.0.0",
-    )
-    refresh = _command(
-        commands,
-        "refresh",
-        _refresh,
-        "ask upstream now what there is of a project",
-        "Have the running origin ask upstream at once for a project's page, however fresh the held one is.",
-        "origin refresh pkg:pypi/six",
-    )
-    for command in (refresh, why):
-        command.add_argument("purl", metavar="PURL", help="a package URL: pkg:pypi/NAME or pkg:pypi/NAME@VERSION")
-    verify = _command(
+    _add_backups(program, commands)
+    program.add_status(commands)
+    program.add_why(commands, "pkg:pypi/six", "pkg:npm/@scope/name@1.0.0")
+    program.add_refresh(commands)
+    verify = program.add(
         commands,
         "verify",
         _verify,
@@ -157,22 +131,13 @@ def _parser() -> argparse.ArgumentParser:
         "line. Exit status 1 if anything is bad or missing.",
         "origin verify",
     )
-    gc = _command(
-        commands,
-        "gc",
-        _gc,
-        "remove what nothing refers to",
-        "Remove blobs that no name refers to and temporary files nobody writes any more.",
-        "origin gc --dry-run\n  origin gc",
-    )
-    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-    for command in (invite, edges, dismiss, who, status, why, refresh, verify, gc):
-        command.add_argument("--json", action="store_true", help="print the result as JSON")
+    program.add_gc(commands)
+    programs.add_json(invite, edges, dismiss, who, verify)
     return parser
 
 
-def _add_recall(commands: Any) -> None:
-    recall = _command(
+def _add_recall(program: programs.Program, commands: Any) -> None:
+    recall = program.add(
         commands,
         "recall",
         _recall,
@@ -188,11 +153,11 @@ def _add_recall(commands: Any) -> None:
     recall.add_argument("--reason", metavar="TEXT", help="what people are told who ask for it")
     recall.add_argument("--wait", metavar="TIME", default="30s", help="how long edges are waited for (default 30s)")
     recall.add_argument("--undo", action="store_true", help="take the recall back (by its target or its id)")
-    recall.add_argument("--json", action="store_true", help="print the result as JSON")
+    programs.add_json(recall)
 
 
-def _add_backups(commands: Any) -> None:
-    backup = _command(
+def _add_backups(program: programs.Program, commands: Any) -> None:
+    backup = program.add(
         commands,
         "backup",
         _backup,
@@ -204,7 +169,7 @@ def _add_backups(commands: Any) -> None:
         "origin backup /backup/leeward",
     )
     backup.add_argument("directory", metavar="DIR", help="where to; a directory for backups of this origin alone")
-    restore = _command(
+    restore = program.add(
         commands,
         "restore",
         _restore,
@@ -216,38 +181,13 @@ def _add_backups(commands: Any) -> None:
     # That --data is missing is said in a sentence, so it is not argparse's to require.
     restore.usage = "origin restore [-h] [--config FILE] [--json] --data DIR DIR"
     restore.add_argument("directory", metavar="DIR", help="the backup")
-    for command in (backup, restore):
-        command.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def _command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], int], brief: str, description: str, examples: str
-) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=brief,
-        description=description,
-        epilog=f"examples:\n  {examples}",
-        formatter_class=terminal.Help,
-        allow_abbrev=False,
-    )
-    made.set_defaults(run=run)
-    made.add_argument("--config", metavar="FILE", help=_CONFIG_HELP)
-    made.add_argument("--data", metavar="DIR", help=_DATA_HELP.get(name, _DATA_HELP[""]))
-    return made
+    programs.add_json(backup, restore)
 
 
 def _load(asked: argparse.Namespace, *, rules_too: bool = True) -> Loaded:
     from .node_settings import load_origin
 
-    options = {
-        "config": asked.config,
-        "data": asked.data,
-        "listen": getattr(asked, "listen", None),
-        "log.json": getattr(asked, "log_json", None),
-        "log.level": getattr(asked, "log_level", None),
-    }
-    return load_origin(options, os.environ, rules_too=rules_too)
+    return load_origin(programs.options_of(asked), os.environ, rules_too=rules_too)
 
 
 def _time(asked: argparse.Namespace, option: str) -> float:
@@ -274,39 +214,19 @@ def _serve(asked: argparse.Namespace) -> int:
 
 def _ask(asked: argparse.Namespace, command: str, arguments: dict[str, object]) -> Any:
     """Have the running origin do ``command``, else, where the store alone is enough, do it here."""
-    import trio
-
     # A rule that cannot be read yet must not keep anybody from asking the origin that still goes by the last good ones.
     settings = _load(asked, rules_too=False).settings
-    told = terminal.ProgressLine() if sys.stderr.isatty() and not asked.json else None
-    try:
-        return trio.run(_ask_or_do, settings, command, arguments, told)
-    finally:
-        if told is not None:
-            told.clear()
 
+    def alone() -> AbstractAsyncContextManager[Mapping[str, Command]]:
+        from . import control, serve
 
-async def _ask_or_do(
-    settings: OriginSettings, command: str, arguments: dict[str, object], told: Callable[[dict[str, object]], None] | None
-) -> object:
-    from . import control
-
-    try:
-        return await control.call(settings.data / "origin.sock", command, arguments, told)
-    except control.NotRunning:
-        if command in {"refresh", "status"}:
-            raise
         # An invitation may come before the first start; to look for anything else where nothing is would only make an empty store.
         if command != "invite" and not (settings.data / "catalog.sqlite").exists():
-            raise control.NotRunning(f"no origin is running on {settings.data}, and there is no store there") from None
-    from . import serve
+            raise control.NotRunning(f"no origin is running on {settings.data}, and there is no store there")
+        return serve.offline(settings)
 
-    async def progress(far: dict[str, object]) -> None:
-        if told is not None:
-            told(far)
-
-    async with serve.offline(settings) as commands:
-        return await commands[command](arguments, progress)
+    running_only = command in {"refresh", "status"}
+    return programs.ask(asked, settings.data / "origin.sock", command, arguments, None if running_only else alone)
 
 
 def _invite(asked: argparse.Namespace) -> int:
@@ -353,45 +273,16 @@ def _restore(asked: argparse.Namespace) -> int:
 
     from . import backup
 
-    told = terminal.ProgressLine() if sys.stderr.isatty() and not asked.json else None
-
-    async def progress(far: dict[str, object]) -> None:
-        if told is not None:
-            told(far)
-
-    try:
+    with terminal.progress_line(asked) as told:
+        progress = terminal.progress_on(told)
         result = trio.run(backup.restore, Path(asked.directory), Path(asked.data).absolute(), time.time(), progress)
-    finally:
-        if told is not None:
-            told.clear()
     return terminal.tell(asked, result, lambda: restore_lines(result)) or int(bool(result["left_out"]))
-
-
-def _status(asked: argparse.Namespace) -> int:
-    result = _ask(asked, "status", {})
-    return terminal.tell(asked, result, lambda: terminal.status_lines(result))
-
-
-def _why(asked: argparse.Namespace) -> int:
-    result = _ask(asked, "why", {"purl": asked.purl})
-    return terminal.tell(asked, result, lambda: terminal.why_lines(result))
-
-
-def _refresh(asked: argparse.Namespace) -> int:
-    result = _ask(asked, "refresh", {"purl": asked.purl})
-    failed = any(str(page["outcome"]).startswith("failed") for page in result["pages"])
-    return terminal.tell(asked, result, lambda: terminal.refresh_lines(result)) or int(failed)
 
 
 def _verify(asked: argparse.Namespace) -> int:
     result = _ask(asked, "verify", {})
     failed = any(result.get(found) for found in ("bad", "missing", "unreadable")) or result["ledger"]["problems"]
     return terminal.tell(asked, result, lambda: verify_lines(result)) or int(bool(failed))
-
-
-def _gc(asked: argparse.Namespace) -> int:
-    result = _ask(asked, "gc", {"dry_run": asked.dry_run})
-    return terminal.tell(asked, result, lambda: terminal.gc_lines(result))
 
 
 # ---- results, for people --------------------------------------------------------------------------------------------

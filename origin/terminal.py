@@ -6,11 +6,15 @@ What takes long to import is imported where it is needed, so that help is quick.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .control import Progress
 
 
 def run(program: str, parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> int:
@@ -109,6 +113,27 @@ class ProgressLine:
     def clear() -> None:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def progress_line(asked: argparse.Namespace) -> Iterator[ProgressLine | None]:
+    """A line for the command's progress, cleared at the end of the block; None where nobody would look at it."""
+    told = ProgressLine() if sys.stderr.isatty() and not asked.json else None
+    try:
+        yield told
+    finally:
+        if told is not None:
+            told.clear()
+
+
+def progress_on(told: ProgressLine | None) -> Progress:
+    """Has a command that is done here tell how far it is as one does that a node does."""
+
+    async def progress(far: dict[str, object]) -> None:
+        if told is not None:
+            told(far)
+
+    return progress
 
 
 def _harmless(line: str) -> str:
