@@ -13,6 +13,9 @@ from . import Lock, Malformed, Needed
 
 FORMAT = "gradle.lockfile"
 
+_HEADER = "# This is a Gradle generated file for dependency locking."
+"""How every lock begins that Gradle wrote. Until 6.7 there is nothing else in that of a configuration that requires nothing."""
+
 
 def read(text: str) -> Lock:
     """The lock that ``text`` is. Raises ``Malformed``."""
@@ -21,6 +24,7 @@ def read(text: str) -> Lock:
     for number, raw in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
         line = raw.strip()
         if not line or line.startswith("#"):
+            is_lock = is_lock or line == _HEADER
             continue
         coordinates, equals, _ = line.partition("=")
         if coordinates == "empty" and equals:

@@ -488,6 +488,16 @@ def test_a_gradle_lockfile_is_coordinates() -> None:
     assert gradle.read("empty=compileClasspath\n").needed == ()
 
 
+def test_a_configuration_that_requires_nothing_has_a_lock_of_its_own_without_a_line() -> None:
+    """Gradle 4.8 to 6.7 wrote one for every locked configuration."""
+    header = (
+        "# This is a Gradle generated file for dependency locking.\n# Manual edits can break the build and are not advised.\n"
+    )
+    assert gradle.read(header) == Lock("gradle.lockfile")
+    with pytest.raises(Malformed, match="it locks nothing"):
+        gradle.read("# anything else\n")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "complaint"),
     [
