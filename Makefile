@@ -138,9 +138,9 @@ $(NODE_CLIENTS)/.done: requirements/node/package.json requirements/node/package-
 	@npm ci --prefix $(NODE_CLIENTS) --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error
 	@touch $@
 
-# Maven 3.9 and 4 and coursier; the system's own mvn fetches them.
+# Maven 3.9 and 4, Gradle 7 and coursier; the system's own mvn fetches them.
 $(JVM_CLIENTS)/.done: requirements/jvm.pins tests/tools/jvm.py
-	@echo "installing Maven 3.9, Maven 4 and coursier as test clients"
+	@echo "installing Maven 3.9, Maven 4, Gradle 7 and coursier as test clients"
 	@$(PYTHON) tests/tools/jvm.py $(JVM_CLIENTS)
 	@touch $@
 

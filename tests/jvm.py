@@ -1,4 +1,4 @@
-"""JVM clients pointed at an edge: Maven 3.8, 3.9 and 4, Gradle, coursier, each in a home and local repository of its own.
+"""JVM clients pointed at an edge: Maven 3.8, 3.9 and 4, Gradle 4 and 7, coursier, each in a home and local repository of its own.
 
 As ``CLIENTS`` in ``harness.py``: nothing of this machine's configuration reaches them, and nothing but loopback is talked to. A client
 resolves what ``requires`` says from the one repository it is told of, and a ``Resolution`` tells what it got. ``java`` takes a second
@@ -23,7 +23,7 @@ from tests.harness import ROOT, STRAIGHT, Through, clean_environment
 from tests.jars import pom_xml
 
 JVM_TOOLS = Path(os.environ.get("LEEWARD_JVM_TOOLS", ROOT / ".tools" / "jvm"))
-"""Where ``make`` unpacks Maven 3.9 and 4 and puts coursier."""
+"""Where ``make`` unpacks Maven 3.9 and 4 and puts coursier and Gradle 7."""
 
 PROBE = "org.example.build:probe-maven-plugin:1.0"
 """The plugin of ``tests.jars`` that resolves, as ``Jars.plugin`` names it."""
@@ -225,7 +225,7 @@ IMPLIED = "org.codehaus.plexus:plexus-utils:1.1"
 
 @dataclass(frozen=True)
 class Gradle:
-    """Debian's Gradle 4.4. It knows neither ``.module`` files nor problem documents: for those there is ``gradle_like``."""
+    """Debian's Gradle 4.4. It knows neither ``.module`` files, problem documents nor locks: ``Gradle7`` and ``gradle_like`` do."""
 
     name: str = "gradle"
 
@@ -261,8 +261,7 @@ class Coursier:
     ) -> Resolution:
         source = workspace.project / "Main.java"
         source.write_text(COURSIER_MAIN)
-        jars = sorted(_needed(JVM_TOOLS / "downloads").glob("*.jar"))
-        path = ":".join(str(jar) for jar in jars)
+        path = _classpath("interface", "slf4j-api")
         command: list[str | Path] = [
             _program("java", "default-jdk-headless"),
             *QUICK.split(),
@@ -277,6 +276,84 @@ class Coursier:
             *group, artifact, version, _ = one.partition(root)[2].strip("/").split("/")
             found[f"{'.'.join(group)}:{artifact}:{version}"] = Path(one)
         return Resolution(code, output, found, seconds)
+
+
+GRADLE_7_MAIN = """\
+import java.io.File;
+import java.util.*;
+import org.gradle.api.*;
+import org.gradle.api.artifacts.*;
+import org.gradle.api.internal.artifacts.dsl.dependencies.DependencyLockingProvider;
+import org.gradle.api.internal.project.ProjectInternal;
+import org.gradle.testfixtures.ProjectBuilder;
+
+public class Main {
+    public static void main(String[] arguments) {
+        boolean writes = arguments[2].equals("write");
+        Project project = ProjectBuilder.builder()
+            .withName("app").withProjectDir(new File(".")).withGradleUserHomeDir(new File(arguments[1])).build();
+        project.getGradle().getStartParameter().setWriteDependencyLocks(writes);
+        project.getPluginManager().apply("java-library");
+        project.getRepositories().maven(repository -> {
+            repository.setUrl(arguments[0]);
+            repository.setAllowInsecureProtocol(true);
+        });
+        for (String one : Arrays.asList(arguments).subList(3, arguments.length))
+            project.getDependencies().add("implementation", one);
+        project.getDependencyLocking().lockAllConfigurations();
+        try {
+            for (String name : new String[] {"compileClasspath", "runtimeClasspath", "annotationProcessor"})
+                for (ResolvedArtifact one : project.getConfigurations().getByName(name).getResolvedConfiguration().getResolvedArtifacts())
+                    System.out.println("RESOLVED " + one.getModuleVersion().getId() + " " + one.getFile());
+            if (writes)
+                // What the end of a build does.
+                ((ProjectInternal) project).getServices().get(DependencyLockingProvider.class).buildFinished();
+        } catch (Exception error) {
+            for (Throwable each = error; each != null; each = each.getCause())
+                System.out.println(each.getMessage());
+            System.exit(1);
+        }
+        System.exit(0);
+    }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Gradle7:
+    """Gradle 7.6 as far as it resolves and locks: its own classes, which no registry has in a shape that could be started.
+
+    The project is one such as Gradle makes for the tests of plugins, a ``java-library`` without a build script, all of whose
+    configurations are locked. It holds to the locks that lie in the workspace's project, a ``gradle.lockfile`` or one file for each
+    configuration, and writes the former for the option ``--write-locks``.
+    """
+
+    name: str = "gradle-7"
+
+    def resolve(
+        self, workspace: JvmWorkspace, url: str, requires: Sequence[str], *, options: Sequence[str] = (), timeout_s: float = 120
+    ) -> Resolution:
+        source = workspace.directory / "Main.java"
+        source.write_text(GRADLE_7_MAIN)
+        opened = [
+            f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("java.lang", "java.lang.invoke", "java.net", "java.util")
+        ]
+        command: list[str | Path] = [
+            _program("java", "default-jdk-headless"),
+            *(*QUICK.split(), *opened, f"-Duser.home={workspace.home}"),
+            *("-cp", _classpath("gradle-api", "groovy", "groovy-ant", "kotlin-stdlib"), source),
+            *(url, workspace.cache, "write" if "--write-locks" in options else "read", *requires),
+        ]
+        code, output, seconds = workspace.run(command, {}, timeout_s)
+        return Resolution(code, output, _told(output), seconds)
+
+
+def _classpath(*artifacts: str) -> str:
+    """The pinned jars of these names."""
+    found = [path for name in artifacts for path in _needed(JVM_TOOLS / "downloads").glob(f"{name}-[0-9]*.jar")]
+    if len(found) != len(artifacts):
+        raise RuntimeError(f"{', '.join(artifacts)}: `make test` installs these into {JVM_TOOLS}")
+    return os.pathsep.join(map(str, found))
 
 
 def _told(output: str) -> dict[str, Path]:
@@ -298,7 +375,7 @@ def _program(name: str, package: str) -> Path:
 
 
 MAVEN_38, MAVEN_39, MAVEN_4 = Maven("system"), Maven("3.9.11"), Maven("4.0.0-rc-5")
-GRADLE, COURSIER = Gradle(), Coursier()
+GRADLE, GRADLE_7, COURSIER = Gradle(), Gradle7(), Coursier()
 
 MAVENS: Sequence[Maven] = (MAVEN_38, MAVEN_39, MAVEN_4)
 

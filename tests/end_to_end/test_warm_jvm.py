@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from tests.fakes.maven import FakeMaven
 from tests.gradle_like import GradleLike
 from tests.harness import Edge, Rule
 from tests.jars import Component, Jars, pom_xml
-from tests.jvm import GRADLE, MAVEN_39, MAVENS, Gradle, JvmWorkspace, Maven
+from tests.jvm import GRADLE, GRADLE_7, MAVEN_39, MAVENS, Gradle, JvmWorkspace, Maven
 from tests.maven_stage import get, tree
 from tests.stage import StartEdge
 from tests.warm_stage import HOURS_S, Said, half, held, lose, ready, warm
@@ -99,7 +99,7 @@ def resolved(client: Gradle | GradleLike, jvm: JvmWorkspace, url: str, lock: Pat
 def test_a_gradle_lock_that_was_warmed_resolves_without_the_repository(
     mirror: Edge, repository: FakeMaven, group: str, jvm: JvmWorkspace, lock: Path
 ) -> None:
-    """Gradle 4.4 knows no locks, so its build reads the file itself; what later ones ask for is asked as they do."""
+    """Gradle 4.4 knows no locks, so its build reads the file itself; what the latest ask for is asked as they do."""
     before = ready(mirror, lock)
     assert not before.ready
     # Of what a POM leads to nothing is known yet.
@@ -119,6 +119,66 @@ def test_a_gradle_lock_that_was_warmed_resolves_without_the_repository(
     lost = half(FILES)
     lose(mirror, lost)
     assert ready(mirror, lock).missing == lost
+
+
+def by_configuration(lock: Path) -> list[Path]:
+    """The same lock as Gradle 4.8 to 6.7 wrote it: one file for each configuration, also for one that requires nothing."""
+    header: list[str] = []
+    locked: dict[str, list[str]] = {}
+    for line in lock.read_text().splitlines():
+        coordinates, equals, configurations = line.partition("=")
+        if not equals:
+            header.append(line)
+        for name in filter(None, configurations.split(",")):
+            locked.setdefault(name, []).extend([coordinates] if coordinates != "empty" else [])
+    lock.unlink()
+    directory = lock.parent / "gradle" / "dependency-locks"
+    directory.mkdir(parents=True)
+    for name, lines in locked.items():
+        (directory / f"{name}.lockfile").write_text("".join(f"{line}\n" for line in [*header, *lines]))
+    return sorted(directory.iterdir())
+
+
+@pytest.mark.parametrize("split", [lambda lock: [lock], by_configuration], ids=["one for all", "one for each configuration"])
+def test_a_lock_that_gradle_wrote_and_holds_to_resolves_without_the_repository_once_it_is_warm(
+    mirror: Edge, repository: FakeMaven, jars: Jars, group: str, jvm: JvmWorkspace, split: Callable[[Path], list[Path]]
+) -> None:
+    repository.publish(*world(jars, group))
+    wanted = [f"{group}:{each}" for each in ("app:1.+", "platform:1.0", "suite:1.0")]
+    written = GRADLE_7.resolve(jvm, repository.url, wanted, options=["--write-locks"])
+    assert written.succeeded, written.told
+    # Without the lock it would be this.
+    repository.publish(jars.component(f"{group}:app:1.1"))
+    locks = split(jvm.project / "gradle.lockfile")
+    assert {path.name for path in locks} in (
+        {"gradle.lockfile"},
+        {"annotationProcessor.lockfile", "compileClasspath.lockfile", "runtimeClasspath.lockfile"},
+    )
+    telling = [path for path in locks if path.name != "annotationProcessor.lockfile"]
+    poms = sorted(name for name in FILES if name.endswith(".pom") and name not in ("bom-3.pom", "parent-4.pom"))
+    for path in telling:
+        before = ready(mirror, path)
+        assert not before.ready
+        assert before.missing == poms
+
+    for path in locks:
+        done = warm(mirror, path)
+        assert done.ready, done.output
+    repository.refuse()
+    mirror.age(HOURS_S)
+    for path in locks:
+        after = ready(mirror, path)
+        assert after.ready, after.output
+    jvm.empty_cache()
+    got = GRADLE_7.resolve(jvm, mirror.index_url, wanted)
+    assert got.succeeded, got.told
+    assert got.resolved == written.resolved
+    assert got.resolved == [f"{group}:{name}" for name in ("app:1.0", "core:1.5", "lib:1.0", "native:1.0", "suite:1.0")]
+
+    lost = half(FILES)
+    lose(mirror, lost)
+    for path in telling:
+        assert ready(mirror, path).missing == lost
 
 
 def test_signatures_are_fetched_if_the_build_verifies_them(
