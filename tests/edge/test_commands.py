@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from edge import __main__ as command_line
 from edge.address import local_address
 from edge.settings import load_edge
 from origin import terminal
-from origin.control import Command, Progress, serve_control
+from tests import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = ["serve", "use", "refresh", "why", "verify", "gc", "status", "ca"]
@@ -53,55 +50,18 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith(("EDGE_", "XDG_", "PIP_")):
-            monkeypatch.delenv(name)
+    commands.leave_out(monkeypatch, "EDGE_", "XDG_", "PIP_")
     monkeypatch.setenv("EDGE_DATA", str(tmp_path / "data"))
     return home
 
 
-@contextmanager
-def running(data: Path, answers: Mapping[str, object]) -> Iterator[list[tuple[str, dict[str, object]]]]:
-    """A node's control socket on ``data``, in a thread of its own, giving ``answers``; yields what it was asked."""
-    data.mkdir(exist_ok=True)
-    asked: list[tuple[str, dict[str, object]]] = []
-    stop, ready = trio.Event(), threading.Event()
-    token: list[trio.lowlevel.TrioToken] = []
-
-    def command(name: str) -> Command:
-        async def run(arguments: dict[str, object], progress: Progress) -> object:
-            asked.append((name, arguments))
-            await progress({"done": 1, "total": 2, "bytes": 10})
-            answer = answers[name]
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        return run
-
-    async def serve() -> None:
-        token.append(trio.lowlevel.current_trio_token())
-        async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, data / "edge.sock", {name: command(name) for name in answers})
-            ready.set()
-            await stop.wait()
-            nursery.cancel_scope.cancel()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    try:
-        assert ready.wait(10)
-        yield asked
-    finally:
-        token[0].run_sync_soon(stop.set)
-        thread.join(10)
+def running(data: Path, answers: Mapping[str, object]) -> AbstractContextManager[list[tuple[str, dict[str, object]]]]:
+    """A node's control socket on ``data``, giving ``answers``; yields what it was asked."""
+    return commands.answering(data / "edge.sock", answers)
 
 
 def run(*arguments: str) -> int:
-    try:
-        return command_line.main(arguments)
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    return commands.run(command_line.main, *arguments)
 
 
 # ---- help

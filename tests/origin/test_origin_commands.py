@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trio
 
 from origin import __main__ as command_line
 from origin.api.wire import read_token
-from origin.control import Command, Progress, serve_control
+from tests import commands
 
 COMMANDS = [
     *["serve", "invite", "edges", "dismiss", "recall", "who", "backup", "restore"],
@@ -96,54 +93,17 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the settings of whoever runs it."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith(("ORIGIN_", "XDG_")):
-            monkeypatch.delenv(name)
+    commands.leave_out(monkeypatch, "ORIGIN_", "XDG_")
     monkeypatch.setenv("ORIGIN_DATA", str(tmp_path / "data"))
 
 
-@contextmanager
-def running(data: Path, answers: Mapping[str, object]) -> Iterator[list[tuple[str, dict[str, object]]]]:
-    """An origin's control socket on ``data``, in a thread of its own, giving ``answers``; yields what it was asked."""
-    data.mkdir(exist_ok=True)
-    asked: list[tuple[str, dict[str, object]]] = []
-    stop, ready = trio.Event(), threading.Event()
-    token: list[trio.lowlevel.TrioToken] = []
-
-    def command(name: str) -> Command:
-        async def run(arguments: dict[str, object], progress: Progress) -> object:
-            asked.append((name, arguments))
-            await progress({"done": 1, "total": 2})
-            answer = answers[name]
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-
-        return run
-
-    async def serve() -> None:
-        token.append(trio.lowlevel.current_trio_token())
-        async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, data / "origin.sock", {name: command(name) for name in answers})
-            ready.set()
-            await stop.wait()
-            nursery.cancel_scope.cancel()
-
-    thread = threading.Thread(target=trio.run, args=(serve,))
-    thread.start()
-    try:
-        assert ready.wait(10)
-        yield asked
-    finally:
-        token[0].run_sync_soon(stop.set)
-        thread.join(10)
+def running(data: Path, answers: Mapping[str, object]) -> AbstractContextManager[list[tuple[str, dict[str, object]]]]:
+    """An origin's control socket on ``data``, giving ``answers``; yields what it was asked."""
+    return commands.answering(data / "origin.sock", answers)
 
 
 def run(*arguments: str) -> int:
-    try:
-        return command_line.main(arguments)
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    return commands.run(command_line.main, *arguments)
 
 
 # ---- help and errors
