@@ -31,6 +31,7 @@ from .service import Service
 from .settings import RegistrySettings, StoreSettings, UpstreamSettings, options_of
 from .sources import Source
 from .sources.registry import RegistrySource, Timeouts, Upstream
+from .sources.remote import introduce
 
 LANDING_S = 5.0
 """How long a stopping node goes on storing what it has fetched."""
@@ -135,6 +136,7 @@ async def open_node(
                 asked: Sequence[RunningSource] = ()
                 if connected:
                     asked = sources(Makings(rules_of, catalog, metrics, clock, deployment, direct, partial(direct, meagre=True)))
+                    introduce(asked)
                     for source in asked:
                         await nursery.start(source.run)
                 since = {name: await _upstream_since(catalog, name, s.upstream, clock) for name, s in registries.items()}

@@ -3,7 +3,9 @@
 A node of ours is asked with more patience than a registry, since it may be at work for us: it waits for the registry itself, within the
 registry's bounds. But a node that hangs must not cost that patience. So when an answer is a second late, somebody *knocks*: a ``ping`` on
 a connection of its own. Who answers within a second is at work, and is waited for; who does not hangs: the breaker opens, and all
-who wait go on to the next source, two seconds after they asked. The knocking is done by ``run``, for all who wait at once.
+who wait go on to the next source, two seconds after they asked. The knocking is done by ``run``, for all who wait at once. Who is late, or
+does not answer the knock, has those knocked on too that would be asked next (``introduce``): where several hang, all are known to after the
+same two seconds.
 
 Read ``link.py`` first; ``failures.py``, ``breaker.py`` and ``answers.py`` are shared with the registries.
 """
@@ -15,7 +17,7 @@ import logging
 import math
 import random
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -162,8 +164,11 @@ class RemoteSource:
         self._watched = trio.Event()
         self._opened = trio.Event()
         self._hastened = trio.Event()
+        self._doubted = trio.Event()
         self._knocked_at = -KNOCK_AGAIN_S
         self._was_tried = False
+        self._is_doubted = False
+        self._next: Sequence[RemoteSource] = ()
         link.on_heard = self.heard
 
     def __repr__(self) -> str:
@@ -350,11 +355,19 @@ class RemoteSource:
             return await self._link.knock()
         return False
 
+    def doubt(self) -> None:
+        """Another node is late, and this one will be asked next: see whether somebody is there, unless that is known."""
+        is_open = all(line.breaker.state != "closed" for line in self._lines.values())
+        if not is_open and trio.current_time() >= max(self._knocked_at, self._link.heard_at) + LATE_S:
+            self._is_doubted = True
+            self._watched.set()
+            self._doubted.set()
+
     async def _mind(self) -> None:
         """Knock for those who wait, and send them on if nobody answers."""
         while True:
             await self._watched.wait()
-            if not self._watches:
+            if not self._watches and not self._is_doubted:
                 self._watched = trio.Event()
                 continue
             due = self._knocked_at + KNOCK_AGAIN_S
@@ -362,14 +375,25 @@ class RemoteSource:
             if since is not None:
                 # Whatever came lately, be it another's answer, shows that somebody is there.
                 due = min(due, max(since, self._link.heard_at) + LATE_S)
-            if trio.current_time() < due:
-                await trio.sleep_until(due)
+            if trio.current_time() < due and not self._is_doubted:
+                self._doubted = trio.Event()
+                with trio.move_on_at(due):
+                    await self._doubted.wait()
                 continue
+            self._is_doubted = False
+            if any(trio.current_time() >= watch.since + LATE_S for watch in self._watches):
+                self._doubt_next()
             if await self._knock():
                 for line in self._lines.values():
                     line.breaker.hear()
                 continue
+            if self._watches:
+                self._doubt_next()
             self._give_up()
+
+    def _doubt_next(self) -> None:
+        for other in self._next:
+            other.doubt()
 
     async def _probe(self) -> None:
         """Knock while a breaker is open: when it may be probed and nobody asks for something, and when somebody was heard elsewhere."""
@@ -564,6 +588,13 @@ class RemoteSource:
     def _trail(self, answer: Answer) -> str:
         """What that node's caches did, under names that are not ours."""
         return _CACHE.sub(f"leeward-{self.name}", answer.field("cache-status") or "")
+
+
+def introduce(sources: Sequence[object]) -> None:
+    """Have each node of ours among these, which are asked in this order, know those that are asked after it."""
+    nodes = [source for source in sources if isinstance(source, RemoteSource)]
+    for place, node in enumerate(nodes, 1):
+        node._next = nodes[place:]
 
 
 class _Chunks:

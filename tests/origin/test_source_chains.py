@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from origin.model import Page
 from origin.registries.pypi import PyPI
 from origin.sources.link import Link, connect_share_s
 from origin.sources.registry import RegistrySource, Upstream
-from origin.sources.remote import DIRECT_PATIENCE_S, PATIENCE_S, RemoteSource
+from origin.sources.remote import DIRECT_PATIENCE_S, PATIENCE_S, RemoteSource, introduce
+from origin.sources.sibling import SIBLING_PATIENCE_S, SiblingSource
 from tests.answering import Answering, Asked, Reply, answering
 from tests.registry_bench import Names
 from tests.scripted import FRESH_S, Upload, document, now
@@ -34,6 +35,7 @@ FAULTS: tuple[Fault, ...] = ("refusing", "swallowing", "silent")
 HELD, COLD = Page("pypi", "six"), Page("pypi", "seven")
 BODY = document("six", [Upload("six-1.0.tar.gz", b"x")])
 SLACK_S = 0.0
+SIBLINGS = tuple(f"sibling-{number}" for number in range(1, 6))
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ class Swallowing(Names):
     """A name service that swallows questions about some names, as a black hole swallows packets: they cannot be connected."""
 
     def __init__(self) -> None:
-        super().__init__({name: ["127.0.0.1"] for name in ("origin.test", "registry.test")})
+        super().__init__({f"{name}.test": ["127.0.0.1"] for name in ("origin", "registry", *SIBLINGS)})
         self.swallowed: set[str] = set()
 
     async def getaddrinfo(self, host: bytes | None, *arguments: Any, **named: Any) -> list[tuple[Any, ...]]:
@@ -90,10 +92,11 @@ class Server:
 
 @dataclass
 class Chain:
-    """An edge with an origin, and the registry itself if ``direct``."""
+    """An edge with an origin, siblings, and the registry itself if ``direct``."""
 
     edge: Tier
     origin: Server
+    siblings: Sequence[Server]
     registry: Server
     clock: MockClock
 
@@ -137,32 +140,46 @@ async def server(name: str, names: Swallowing) -> AsyncIterator[Server]:
 
 
 @asynccontextmanager
-async def chain(path: Path, clock: MockClock, *, direct: bool, fault: tuple[Fault, Fault] | None = None) -> AsyncIterator[Chain]:
-    """An edge at work that holds one page, stale by now. With ``fault`` it was started again after its sources had begun to fail."""
+async def chain(
+    path: Path, clock: MockClock, *, direct: bool, fault: tuple[Fault, Fault] | None = None, many: int = 0
+) -> AsyncIterator[Chain]:
+    """An edge at work that holds one page, stale by now. With ``fault`` it was started again after its sources had begun to fail. It has so
+    ``many`` siblings.
+    """
     names = Swallowing()
     trio.socket.set_custom_hostname_resolver(names)
     catalog = MemoryCatalog()
     async with AsyncExitStack() as stack:
-        origin, registry = [await stack.enter_async_context(server(f"{each}.test", names)) for each in ("origin", "registry")]
+        origin, registry, *siblings = [
+            await stack.enter_async_context(server(f"{each}.test", names)) for each in ("origin", "registry", *SIBLINGS[:many])
+        ]
         pypi = PyPI("pypi", registry.url + "simple/")
 
         @asynccontextmanager
         async def edge() -> AsyncIterator[Tier]:
             metrics = Metrics()
-            link = Link(
-                origin.url,
-                None,
-                str,
-                clock=now,
-                metrics=metrics,
-                user_agent="leeward/1",
-                deployment_id="edge",
-                connect_s=connect_share_s(1, direct=direct),
-            )
+
+            def link(at: Server) -> Link:
+                return Link(
+                    at.url,
+                    None,
+                    str,
+                    clock=now,
+                    metrics=metrics,
+                    user_agent="leeward/1",
+                    deployment_id="edge",
+                    connect_s=connect_share_s(1 + many, direct=direct),
+                )
+
             patience_s = DIRECT_PATIENCE_S if direct else PATIENCE_S
             sources: list[RemoteSource | RegistrySource] = [
-                RemoteSource(link, ["pypi"], clock=now, patience_s=patience_s, rng=random.Random(1))
+                RemoteSource(link(origin), ["pypi"], clock=now, patience_s=patience_s, rng=random.Random(1)),
+                *(
+                    SiblingSource(link(each), ["pypi"], prove=str, clock=now, patience_s=SIBLING_PATIENCE_S, rng=random.Random(1))
+                    for each in siblings
+                ),
             ]
+            introduce(sources)
             if direct:
                 upstream = Upstream(registry=pypi).meagre()
                 sources.append(
@@ -186,13 +203,13 @@ async def chain(path: Path, clock: MockClock, *, direct: bool, fault: tuple[Faul
             if fault is None:
                 await trio.testing.wait_all_tasks_blocked(0.05)
                 clock.jump(FRESH_S + 1)
-                yield Chain(made, origin, registry, clock)
+                yield Chain(made, origin, siblings, registry, clock)
         if fault is not None:
             clock.jump(FRESH_S + 1)
             await origin.fail(fault[0])
             await registry.fail(fault[1])
             async with edge() as made:
-                yield Chain(made, origin, registry, clock)
+                yield Chain(made, origin, siblings, registry, clock)
 
 
 COMBINATIONS = [
@@ -230,6 +247,38 @@ async def test_an_outage_that_begins_costs_no_client_more_than_one_registry_woul
             await c.wait(Page("pypi", f"more-{number}"))
         assert await c.held() == 0
         assert await c.wait(Page("pypi", "last")) <= 2 + SLACK_S
+
+
+@pytest.mark.parametrize("direct", [False, True])
+@pytest.mark.parametrize("origin", ["refusing", "silent"])
+async def test_siblings_that_hang_all_at_once_cost_no_client_more_than_one_does(
+    origin: Fault, direct: bool, tmp_path: Path, clock: MockClock
+) -> None:
+    async with chain(tmp_path, clock, direct=direct, many=5) as c:
+        await c.origin.fail(origin)
+        for each in (*c.siblings, c.registry):
+            await each.fail("silent")
+        assert await c.wait(COLD) <= (10 if direct else 2) + SLACK_S
+        assert await c.held() <= 1 + SLACK_S
+
+
+async def test_siblings_are_left_alone_while_the_origin_answers(tmp_path: Path, clock: MockClock) -> None:
+    async with chain(tmp_path, clock, direct=False, many=2) as c:
+        for number in range(3):
+            c.origin.at.answers[wire.page_path(Page("pypi", f"p{number}"))] = framed
+            clock.jump(30)
+            await c.edge.service.page(Page("pypi", f"p{number}"))
+        assert [each.at.paths() for each in c.siblings] == [[f"{wire.ROOT}ping"]] * 2, "at the start"
+
+
+async def test_a_sibling_that_is_there_is_asked_after_others_that_hang(tmp_path: Path, clock: MockClock) -> None:
+    async with chain(tmp_path, clock, direct=False, many=3) as c:
+        *silent, last = c.siblings
+        last.at.answers[wire.page_path(COLD)] = Reply(404)
+        for each in (c.origin, *silent):
+            await each.fail("silent")
+        assert await c.wait(COLD) <= 2 + SLACK_S
+        assert [path for path in last.at.paths() if path != f"{wire.ROOT}ping"] == [wire.page_path(COLD)]
 
 
 @pytest.mark.parametrize("direct", [False, True])
