@@ -264,10 +264,11 @@ async def test_siblings_that_hang_all_at_once_cost_no_client_more_than_one_does(
 
 async def test_siblings_are_left_alone_while_the_origin_answers(tmp_path: Path, clock: MockClock) -> None:
     async with chain(tmp_path, clock, direct=False, many=2) as c:
-        for number in range(3):
-            c.origin.at.answers[wire.page_path(Page("pypi", f"p{number}"))] = framed
-            clock.jump(30)
-            await c.edge.service.page(Page("pypi", f"p{number}"))
+        for _ in range(3):
+            clock.jump(FRESH_S + 1)
+            await c.edge.service.page(HELD)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert c.origin.at.paths().count(wire.page_path(HELD)) == 4
         assert [each.at.paths() for each in c.siblings] == [[f"{wire.ROOT}ping"]] * 2, "at the start"
 
 
