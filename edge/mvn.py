@@ -139,8 +139,8 @@ def run(
         settings = scratch / "settings.xml"
         settings.write_bytes(settings_for(url, _settings_of(environ)))
         words = [command, "-B", "-ntp", "-s", str(settings), "-f", str(pom), f"-Dmaven.repo.local={scratch / 'repository'}"]
-        # A test that fails is not what is asked here.
-        words += ["-Dmaven.test.failure.ignore=true", *goals]
+        # A test that fails is not what is asked here, and a module that cannot be built is no reason not to ask for what others need.
+        words += ["-Dmaven.test.failure.ignore=true", "--fail-at-end", *goals]
         try:
             done = subprocess.run(
                 words, cwd=pom.parent, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

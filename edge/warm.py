@@ -37,6 +37,9 @@ REMEMBERED = 64
 REMEMBERED_PATHS = 20_000
 """Of how many locks whose files must be read to know what they need it is remembered, and how much of each."""
 
+MORE = "what a missing POM leads to, only the POM tells: there may be more than is listed, and edge warm finds it"
+"""Said of a lock that was never brought here whole."""
+
 
 class Wanted(msgspec.Struct, frozen=True):
     """What ``warm`` and ``ready`` are asked. ``urls`` are further addresses of this edge; ``everything`` means every file a lock names.
@@ -53,12 +56,16 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 class Rehearsed(msgspec.Struct, frozen=True):
-    """What ``rehearsed`` is asked: which one ends, and ``key``, by which what it needed is remembered. ``keep`` brings that here."""
+    """What ``rehearsed`` is asked: which one ends, and ``key``, by which what it needed is remembered. ``keep`` brings that here.
+
+    ``whole`` says that the client got to its end, and so asked for everything.
+    """
 
     path: str
     key: str
     keep: bool = False
     pin: bool = True
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +156,10 @@ class Warming:
     async def _remembering(self, key: str, shop: maven.Shop, hand: Hand, account: Account) -> None:
         """Where a POM is missing, look for what it led to when this lock was brought here; when it is brought, remember."""
         if not hand.brings and shop.unread:
-            await shop.remembered(await _recalled(self.node.service, key), range(len(account.asked.targets)))
+            kept = await _recalled(self.node.service, key)
+            await shop.remembered(kept, range(len(account.asked.targets)))
+            if not kept:
+                account.notes[MORE] = None
         elif hand.brings and not account.lacks:
             await _remember(self.node.service, key, sorted(shop.asked))
 
@@ -167,6 +177,7 @@ class Warming:
         asked = self.rehearsals.end(wanted.path)
         account = Account(Asked("pom.xml", "pom.xml", (), ()))
         found = list(self._meant(asked))
+        is_whole = wanted.whole
         tally = Tally()
         if wanted.keep:
             tell = _Teller(progress, tally)
@@ -177,21 +188,24 @@ class Warming:
                 for files, answered in found:
                     nursery.start_soon(self._kept, hand, account, files, answered)
             await tell.last()
-            if not account.lacks:
+            if is_whole and not account.lacks:
                 paths = {(files[0].registry, files[0].path) for files, _ in found}
                 await _remember(node.service, f"pom {wanted.key}", sorted(paths))
         else:
             away = self.node.service.lapsed or "not here"
             for files, answered in found:
                 self._noted(account, files, replace(answered, reason=away) if answered.status == 503 else answered)
-            if account.lacks:
+            if not is_whole:
                 # The build ended before it had asked for everything: what it needed before tells the rest.
                 async with _alone(self.node.service) as service:
                     shop = maven.Shop(Look(service), Places(self.node.registries, self.paths, (), self.hosts), account)
                     shop.asked |= {(files[0].registry, files[0].path) for files, _ in found}
-                    await shop.remembered(await _recalled(self.node.service, f"pom {wanted.key}"), ())
+                    kept = await _recalled(self.node.service, f"pom {wanted.key}")
+                    await shop.remembered(kept, ())
+                is_whole = bool(kept)
         return {
             "asked": len(asked),
+            "whole": is_whole,
             "files": len(account.had),
             "bytes": tally.fetched,
             "missing": [_lack(each, account) for each in _sorted(account.lacks.values()) if each.why != "refused"],

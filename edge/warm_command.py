@@ -54,6 +54,9 @@ edge ready uv.lock package-lock.json
 SHOWN = 40
 """How many missing things are told one by one."""
 
+MORE = "mvn stops where it misses something: there may be more than is listed, and edge warm finds it"
+"""Said of a pom.xml whose build stopped and was never brought here whole."""
+
 type Ask = Callable[[str, dict[str, object]], Any]
 """Has the node do a command."""
 
@@ -241,11 +244,13 @@ def _pom(asked: argparse.Namespace, path: Path, settings: EdgeSettings, ask: Ask
     url = url.replace(base, base + place, 1)
     if sys.stderr.isatty() and not asked.json:
         print(f"mvn {asked.goals} of {path}, {'through this edge' if keep else 'with everything upstream gone'}", file=sys.stderr)
+    is_whole = False
     try:
         ran = mvn.run(project, url, goals, os.environ, program=asked.mvn)
+        is_whole = ran.status == 0
     finally:
-        pin = keep and not asked.no_pin
-        told = ask("rehearsed", {"path": place, "key": f"{project.key} {asked.goals}", "keep": keep, "pin": pin})
+        rehearsed = {"path": place, "key": f"{project.key} {asked.goals}", "keep": keep, "whole": is_whole}
+        told = ask("rehearsed", rehearsed | {"pin": keep and not asked.no_pin})
     lock: dict[str, Any] = {
         "lock": str(path),
         "format": "pom.xml",
@@ -260,6 +265,8 @@ def _pom(asked: argparse.Namespace, path: Path, settings: EdgeSettings, ask: Ask
     if keep:
         lock |= {"bytes": told["bytes"]}
     if ran.status != 0:
+        if not told["whole"] and (told["missing"] or told["refused"]):
+            lock["notes"].append(MORE)
         lock["notes"].append(f"mvn {asked.goals} ended with {ran.status}:\n{ran.output}")
     elif not keep:
         # It went on without: a client does not mind.

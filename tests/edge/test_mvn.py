@@ -104,7 +104,7 @@ def test_the_persons_settings_are_kept_but_for_where_packages_come_from(theirs: 
 
 def test_maven_is_run_in_the_shadow_with_an_empty_repository(project: Path, tmp_path: Path) -> None:
     program = tmp_path / "mvn"
-    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@" "at $PWD"\necho "[ERROR] it is no Maven"\nexit 3\n')
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {tmp_path / "words"}\necho "[ERROR] it is no Maven"\nexit 3\n')
     program.chmod(0o755)
     (tmp_path / "home" / ".m2").mkdir(parents=True)
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home")}
@@ -113,6 +113,8 @@ def test_maven_is_run_in_the_shadow_with_an_empty_repository(project: Path, tmp_
     )
     assert (ran.status, ran.output) == (3, "[ERROR] it is no Maven")
     assert not (project / "app" / "target").exists()
+    # Modules that need nothing of one that cannot be built are built all the same, and ask for what they need.
+    assert (tmp_path / "words").read_text().endswith("\n--fail-at-end\nverify\n")
     with pytest.raises(Unusable, match="mvn is not on the PATH"):
         mvn.run(
             mvn.project_of(project / "app" / "pom.xml"), "http://edge.test/maven/", ["verify"], {"PATH": str(tmp_path / "home")}

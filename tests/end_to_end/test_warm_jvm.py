@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from edge import warm as warming
+from edge import warm_command
 from tests import maven_stage
 from tests.fakes.maven import FakeMaven
 from tests.gradle_like import GradleLike
@@ -160,6 +162,7 @@ def test_a_lock_that_gradle_wrote_and_holds_to_resolves_without_the_repository_o
         before = ready(mirror, path)
         assert not before.ready
         assert before.missing == poms
+        assert before.lock["notes"] == [warming.MORE]
 
     for path in locks:
         done = warm(mirror, path)
@@ -178,7 +181,8 @@ def test_a_lock_that_gradle_wrote_and_holds_to_resolves_without_the_repository_o
     lost = half(FILES)
     lose(mirror, lost)
     for path in telling:
-        assert ready(mirror, path).missing == lost
+        gone = ready(mirror, path)
+        assert (gone.missing, gone.lock["notes"]) == (lost, [])
 
 
 def test_signatures_are_fetched_if_the_build_verifies_them(
@@ -243,7 +247,8 @@ def test_a_pom_that_was_warmed_is_built_without_the_repository(
 ) -> None:
     before = ready(mirror, pom, *with_mvn(maven), here=False)
     assert not before.ready
-    assert before.missing
+    assert before.missing == ["probe-maven-plugin-1.0.pom"]
+    assert before.lock["notes"][0] == warm_command.MORE
 
     done = warm(mirror, pom, *with_mvn(maven), here=False)
     assert done.status == 0, done.output
@@ -269,6 +274,7 @@ def test_a_pom_that_was_warmed_is_built_without_the_repository(
     gone = ready(mirror, pom, *with_mvn(maven), here=False)
     assert not gone.ready
     assert of_project(gone) == lost
+    assert warm_command.MORE not in gone.lock["notes"]
 
 
 def test_of_a_pom_that_was_never_warmed_what_maven_asks_for_is_named(
@@ -282,6 +288,24 @@ def test_of_a_pom_that_was_never_warmed_what_maven_asks_for_is_named(
     said = ready(mirror, pom, *with_mvn(MAVEN_39), here=False)
     assert said.missing == ["core-1.5.jar", "lib-1.0.jar"]
     assert any("mvn verify ended with 1" in note for note in said.lock["notes"])
+
+
+def test_what_the_other_modules_miss_is_named_though_one_cannot_be_built(
+    mirror: Edge, repository: FakeMaven, jars: Jars, group: str, jvm: JvmWorkspace, pom: Path
+) -> None:
+    repository.publish(jars.component(f"{group}:other:1.0"))
+    pom.write_text(pom.read_text().replace("</module>", "</module><module>two</module>"))
+    (jvm.project / "two").mkdir()
+    module = pom_xml("org.example.project:two:1", packaging="pom", requires=[f"{group}:other:1.0"]).replace("</project>", BOUND)
+    (jvm.project / "two" / "pom.xml").write_text(module)
+    built = MAVEN_39.run(jvm, mirror.index_url, ["verify"], timeout_s=240)
+    assert built.succeeded, built.told
+    repository.refuse()
+    lose(mirror, ["app-1.0.pom", "lib-1.0.jar", "other-1.0.pom"])
+    said = ready(mirror, pom, *with_mvn(MAVEN_39), here=False)
+    # What the first leads to nobody can tell, as this was never warmed, and that is said.
+    assert said.missing == ["app-1.0.pom", "other-1.0.pom"]
+    assert said.lock["notes"][0] == warm_command.MORE
 
 
 def test_a_rule_is_in_force_while_an_outage_is_rehearsed(
