@@ -8,101 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.ageing import set_ahead
-from tests.harness import KINDS, REFUSING, ROOT, Edge, Rule, wait_until
-from tests.origin_process import Node, OriginProcess
+from tests.harness import KINDS, REFUSING, Edge, wait_until
+from tests.origin_process import OriginProcess
 
 SOON_S = 5.0
 """How soon what one edge fetched is at the others."""
 
 
 class Origin(OriginProcess):
-    """An origin before ``upstreams`` (kind to URL; others refuse)."""
-
-    host = "127.0.0.1"
-    """What it listens on."""
+    """An origin as its operator knows it."""
 
     start_s = 30.0
-    """How long it may take to be ready."""
-
-    def __init__(self, directory: Path, upstreams: Mapping[str, str], *, top: str = "", data: Path | None = None) -> None:
-        self.upstreams = dict(upstreams)
-        self.clock = directory / "clock"
-        self.rules: tuple[Rule, ...] = ()
-        super().__init__(directory, upstreams.get("pypi", ""), top=top, data=data)
-        set_ahead(self.clock, 0)
-
-    def start(self) -> Self:
-        assert self._process is None
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    *[sys.executable, "-m", "tests.ageing", str(self.clock), "origin"],
-                    *["serve", *self._options(), "--listen", f"{self.host}:{self.port}"],
-                ],
-                cwd=ROOT,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-        self.wait_ready()
-        return self
-
-    def wait_ready(self) -> None:
-        """Return as soon as it answers; raise with the log's end if it dies or takes too long."""
-
-        def ready() -> bool:
-            assert self._process is not None
-            if self._process.poll() is not None:
-                raise RuntimeError(f"the origin ended with {self._process.returncode}:\n{self.log_tail()}")
-            try:
-                return Node(self).ask("/-/ready", timeout_s=2).status == 200
-            except OSError:
-                return False
-
-        try:
-            wait_until(ready, self.start_s)
-        except TimeoutError as error:
-            raise RuntimeError(f"the origin was not ready in time:\n{self.log_tail()}") from error
-
-    def restart(self) -> None:
-        self.stop()
-        self.start()
-
-    def pause(self) -> None:
-        """It hangs: what is sent to it is taken, and never answered."""
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
-
-    def age(self, seconds: float) -> None:
-        """Set its time of day so far ahead of the real one, at once and across restarts."""
-        set_ahead(self.clock, seconds)
-
-    def set_rules(self, *rules: Rule) -> None:
-        """Rewrite the settings file, atomically, as an editor would."""
-        self.rules = rules
-        lines = [self._top]
-        for kind in KINDS:
-            url = self.upstreams.get(kind) or f"http://127.0.0.1:{REFUSING}/"
-            lines += [f"[registries.{kind}]", f"upstream = {json.dumps(url)}"]
-        partial = self.config.with_suffix(".partial")
-        partial.write_text("\n".join([*lines, "", *(rule.toml() for rule in rules)]))
-        partial.rename(self.config)
 
     def invite(self, name: str, *options: str) -> str:
         """An invitation's token."""
@@ -115,23 +40,6 @@ class Origin(OriginProcess):
 
     def recall(self, target: str, reason: str = "found to be bad", *options: str) -> subprocess.CompletedProcess[str]:
         return self.command("recall", target, "--reason", reason, *options)
-
-    def metrics(self) -> dict[str, float]:
-        """Every sample by its name with labels."""
-        samples = {}
-        for line in Node(self).ask("/-/metrics").body.decode().splitlines():
-            if line and not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                samples[name] = float(value)
-        return samples
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that carry these labels."""
-        return sum(
-            value
-            for sample, value in self.metrics().items()
-            if sample.partition("{")[0] == name and all(f'{key}="{wanted}"' in sample for key, wanted in labels.items())
-        )
 
     def blobs(self) -> set[str]:
         """What it holds, by SHA-256."""
@@ -173,12 +81,6 @@ class FleetEdge(Edge):
         done = self.command("enrol", self.origin.url, token or self.origin.invite(self.name))
         assert done.returncode == 0, done.stdout + done.stderr
         return self
-
-    def pause(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
 
     def status(self) -> dict[str, Any]:
         """What it says of how it stands with its origin."""

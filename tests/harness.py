@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 import urllib.parse
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -196,15 +197,11 @@ class Rule:
         )
 
 
-class Edge:
-    """``edge serve`` as a subprocess, with its settings file and data in ``directory``.
+class NodeProcess(ABC):
+    """A node as a subprocess, with its settings file and data in ``directory``. A subclass says which, and what its settings are."""
 
-    ``kind`` is the registry under test, which has ``upstream``; ``registry`` are further settings of it, ``others`` those of further
-    instances, by name, in order. Kinds that are named nowhere get an upstream that refuses. ``top`` is TOML placed before all of them.
-
-    ``authority`` is a file of certificates that its upstreams' are checked with, besides the machine's. ``names`` are the addresses of
-    names in ``.test``: the edge, and every command run beside it, finds those and no others.
-    """
+    program: str
+    """``edge`` or ``origin``."""
 
     host = "127.0.0.1"
     """What it listens on."""
@@ -212,46 +209,17 @@ class Edge:
     start_s = START_TIMEOUT_S
     """How long it may take to be ready."""
 
-    def __init__(
-        self,
-        directory: Path,
-        upstream: str,
-        *,
-        kind: str = "pypi",
-        registry: Mapping[str, object] | None = None,
-        others: Mapping[str, Mapping[str, object]] | None = None,
-        top: str = "",
-        authority: Path | None = None,
-        names: Mapping[str, Sequence[str]] | None = None,
-    ) -> None:
+    def __init__(self, directory: Path, data: Path | None = None) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self.data = directory / "data"
-        self.config = directory / "edge.toml"
-        self.log = directory / "edge.log"
+        self.data = data or directory / "data"
+        self.config = directory / f"{self.program}.toml"
+        self.log = directory / f"{self.program}.log"
         self.clock = directory / "clock"
-        self.upstream = upstream
-        self.kind = kind
-        self.registry = dict(registry or {})
-        self.others = {name: dict(settings) for name, settings in (others or {}).items()}
-        self.top = top if authority is None else f"{top}\n[upstream]\nca = {json.dumps(str(authority))}\n"
-        self.names = directory / "names.json"
         self.rules: tuple[Rule, ...] = ()
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        directory.mkdir(parents=True, exist_ok=True)
-        self.data.mkdir(exist_ok=True)
-        self._write_config()
         set_ahead(self.clock, 0)
-        self.set_names(names or {})
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def index_url(self) -> str:
-        """What clients are pointed at."""
-        return f"{self.url}/{self.kind}/" + ("simple/" if self.kind == "pypi" else "")
 
     @property
     def pid(self) -> int:
@@ -265,7 +233,7 @@ class Edge:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [
-                    *[sys.executable, "-m", "tests.ageing", str(self.clock), "edge"],
+                    *[sys.executable, "-m", "tests.ageing", str(self.clock), self.program],
                     *["serve", *self._options(), "--listen", f"{self.host}:{self.port}"],
                 ],
                 cwd=ROOT,
@@ -279,34 +247,34 @@ class Edge:
         return self
 
     def wait_ready(self) -> None:
-        """Return as soon as ``/-/ready`` says 200; raise with the log's end if the edge dies or takes too long."""
+        """Return as soon as ``/-/ready`` says 200; raise with the log's end if the node dies or takes too long."""
 
         def ready() -> bool:
             assert self._process is not None
             if self._process.poll() is not None:
-                raise RuntimeError(f"the edge ended with {self._process.returncode}:\n{self.log_tail()}")
+                raise RuntimeError(f"the {self.program} ended with {self._process.returncode}:\n{self.log_tail()}")
             try:
-                return ask(f"{self.url}/-/ready", timeout_s=2).status == 200
+                return self._look("/-/ready", timeout_s=2).status == 200
             except OSError:
                 return False
 
         try:
             wait_until(ready, self.start_s)
         except TimeoutError as error:
-            raise RuntimeError(f"the edge was not ready in time:\n{self.log_tail()}") from error
+            raise RuntimeError(f"the {self.program} was not ready in time:\n{self.log_tail()}") from error
 
     def stop(self) -> int:
-        """SIGTERM, and the exit status; killed if it takes longer than 15 s."""
+        """SIGTERM, and the exit status; killed if it takes longer than 20 s."""
         process, self._process = self._process, None
         if process is None:
             return 0
         process.terminate()
         try:
-            return process.wait(15)
+            return process.wait(20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-            raise RuntimeError(f"the edge did not stop on SIGTERM:\n{self.log_tail()}") from None
+            raise RuntimeError(f"the {self.program} did not stop on SIGTERM:\n{self.log_tail()}") from None
 
     def kill(self) -> None:
         """SIGKILL: no goodbye of any kind."""
@@ -319,14 +287,23 @@ class Edge:
         self.stop()
         self.start()
 
+    def pause(self) -> None:
+        """It hangs: what is sent to it is taken, and never answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def age(self, seconds: float) -> None:
+        """Set its time of day so far ahead of the real one, at once and across restarts."""
+        set_ahead(self.clock, seconds)
+
     def __enter__(self) -> Self:
         return self.start()
 
     def __exit__(self, *_: object) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait()
+        if self._process is not None:
+            self.kill()
 
     def log_tail(self, lines: int = 60) -> str:
         if not self.log.exists():
@@ -336,24 +313,117 @@ class Edge:
     # -- its settings
 
     def set_rules(self, *rules: Rule) -> None:
-        """Rewrite the settings file, atomically, as an editor would; the edge takes it up by itself within a second."""
+        """Rewrite the settings file, atomically, as an editor would; the node takes it up by itself within a second."""
         self.rules = rules
         self._write_config()
 
     def _write_config(self) -> None:
+        partial = self.config.with_suffix(".partial")
+        partial.write_text("\n".join([*self._settings(), "", *(rule.toml() for rule in self.rules)]))
+        partial.rename(self.config)
+
+    @abstractmethod
+    def _settings(self) -> list[str]:
+        """The lines of its settings file, without rules."""
+
+    def _options(self) -> list[str]:
+        return ["--config", str(self.config), "--data", str(self.data)]
+
+    def _environment(self) -> dict[str, str]:
+        return clean_environment(self.directory / "home") | {"PYTHONPATH": str(ROOT)}
+
+    # -- what can be asked of it
+
+    @abstractmethod
+    def _look(self, path: str, timeout_s: float = 30) -> Reply:
+        """What it answers to whoever looks after it."""
+
+    def metrics(self) -> dict[str, float]:
+        """Every sample by its name with labels, as exposed: ``leeward_flights_total{outcome="done"}``."""
+        samples = {}
+        for line in self._look("/-/metrics").body.decode().splitlines():
+            if line and not line.startswith("#"):
+                name, _, value = line.rpartition(" ")
+                samples[name] = float(value)
+        return samples
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that carry these labels."""
+        total = 0.0
+        for sample, value in self.metrics().items():
+            base, _, rest = sample.partition("{")
+            if base == name and all(f'{label}="{wanted}"' in rest for label, wanted in labels.items()):
+                total += value
+        return total
+
+    def command(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run one of the program's commands with the node's settings and data, whether it runs or not."""
+        command, *rest = arguments
+        return subprocess.run(
+            [sys.executable, "-m", self.program, command, *self._options(), *rest],
+            cwd=ROOT,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+
+class Edge(NodeProcess):
+    """``edge serve``, with its settings file and data in ``directory``.
+
+    ``kind`` is the registry under test, which has ``upstream``; ``registry`` are further settings of it, ``others`` those of further
+    instances, by name, in order. Kinds that are named nowhere get an upstream that refuses. ``top`` is TOML placed before all of them.
+
+    ``authority`` is a file of certificates that its upstreams' are checked with, besides the machine's. ``names`` are the addresses of
+    names in ``.test``: the edge, and every command run beside it, finds those and no others.
+    """
+
+    program = "edge"
+
+    def __init__(
+        self,
+        directory: Path,
+        upstream: str,
+        *,
+        kind: str = "pypi",
+        registry: Mapping[str, object] | None = None,
+        others: Mapping[str, Mapping[str, object]] | None = None,
+        top: str = "",
+        authority: Path | None = None,
+        names: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        super().__init__(directory)
+        self.upstream = upstream
+        self.kind = kind
+        self.registry = dict(registry or {})
+        self.others = {name: dict(settings) for name, settings in (others or {}).items()}
+        self.top = top if authority is None else f"{top}\n[upstream]\nca = {json.dumps(str(authority))}\n"
+        self.names = directory / "names.json"
+        self.data.mkdir(exist_ok=True)
+        self._write_config()
+        self.set_names(names or {})
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def index_url(self) -> str:
+        """What clients are pointed at."""
+        return f"{self.url}/{self.kind}/" + ("simple/" if self.kind == "pypi" else "")
+
+    # -- its settings
+
+    def _settings(self) -> list[str]:
         lines = [self.top]
         instances = {self.kind: {"upstream": self.upstream} | self.registry} | self.others
         for kind in KINDS:
             instances.setdefault(kind, {"upstream": f"http://127.0.0.1:{REFUSING}/"})
         for name, settings in instances.items():
             lines += [f"[registries.{name}]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]
-        lines += ["", *(rule.toml() for rule in self.rules)]
-        partial = self.config.with_suffix(".partial")
-        partial.write_text("\n".join(lines))
-        partial.rename(self.config)
-
-    def _options(self) -> list[str]:
-        return ["--config", str(self.config), "--data", str(self.data)]
+        return lines
 
     def _environment(self) -> dict[str, str]:
         return clean_environment(self.directory / "home") | self.found_names()
@@ -368,14 +438,13 @@ class Edge:
         partial.write_text(json.dumps({name: list(addresses) for name, addresses in names.items()}))
         partial.rename(self.names)
 
-    def age(self, seconds: float) -> None:
-        """Set the edge's time of day so far ahead of the real one, at once and across restarts."""
-        set_ahead(self.clock, seconds)
-
     # -- what can be asked of it
 
     def ask(self, path: str, headers: Mapping[str, str] | None = None, method: str = "GET", timeout_s: float = 30) -> Reply:
         return ask(self.url + path, headers, method, timeout_s)
+
+    def _look(self, path: str, timeout_s: float = 30) -> Reply:
+        return self.ask(path, timeout_s=timeout_s)
 
     def page(self, project: str, accept: str = "application/vnd.pypi.simple.v1+json", **headers: str) -> Reply:
         """A project's page; header names are spelt with underscores."""
@@ -392,41 +461,10 @@ class Edge:
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         return self.ask(self.file_path(distribution) + suffix, fields)
 
-    def metrics(self) -> dict[str, float]:
-        """Every sample by its name with labels, as exposed: ``leeward_flights_total{outcome="done"}``."""
-        samples = {}
-        for line in self.ask("/-/metrics").body.decode().splitlines():
-            if line and not line.startswith("#"):
-                name, _, value = line.rpartition(" ")
-                samples[name] = float(value)
-        return samples
-
-    def metric(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that carry these labels."""
-        total = 0.0
-        for sample, value in self.metrics().items():
-            base, _, rest = sample.partition("{")
-            if base == name and all(f'{label}="{wanted}"' in rest for label, wanted in labels.items()):
-                total += value
-        return total
-
     def upstream_requests(self, kind: str | None = None) -> float:
         """Requests sent to the upstream of the registry under test. (Others are knocked at, since theirs refuse.)"""
         named = {"registry": self.kind} | ({"kind": kind} if kind is not None else {})
         return self.metric("leeward_upstream_requests_total", **named)
-
-    def command(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run ``edge COMMAND …`` beside the running node, with its settings and data."""
-        command, *rest = arguments
-        return subprocess.run(
-            [sys.executable, "-m", "edge", command, *self._options(), *rest],
-            cwd=ROOT,
-            env=self._environment(),
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
 
     @property
     def running(self) -> Through:

@@ -6,119 +6,42 @@ import base64
 import http.client
 import json
 import ssl
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from cryptography import x509
 
 from origin.api import wire
 from origin.identity import pin_of
-from tests.harness import KINDS, REFUSING, ROOT, START_TIMEOUT_S, Reply, Rule, clean_environment, free_port, wait_until
+from tests.harness import KINDS, REFUSING, NodeProcess, Reply
 
 
-class OriginProcess:
-    """An origin, with its settings file and data in ``directory``. ``upstream`` is PyPI's; other registries refuse. ``top`` is TOML."""
+class OriginProcess(NodeProcess):
+    """An origin before ``upstreams`` (kind to URL; others refuse). ``top`` is TOML placed before its registries."""
 
-    def __init__(self, directory: Path, upstream: str, *, top: str = "", data: Path | None = None) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.directory = directory
-        self.data = data or directory / "data"
-        self.config = directory / "origin.toml"
-        self.log = directory / "origin.log"
-        self.port = free_port()
-        self._upstream = upstream
+    program = "origin"
+
+    def __init__(self, directory: Path, upstreams: Mapping[str, str], *, top: str = "", data: Path | None = None) -> None:
+        super().__init__(directory, data)
+        self.upstreams = dict(upstreams)
         self._top = top
-        self._process: subprocess.Popen[bytes] | None = None
-        self.set_rules()
+        self._write_config()
 
     @property
     def url(self) -> str:
         return f"https://127.0.0.1:{self.port}"
 
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+    def _settings(self) -> list[str]:
+        lines = [self._top]
+        for kind in KINDS:
+            url = self.upstreams.get(kind) or f"http://127.0.0.1:{REFUSING}/"
+            lines += [f"[registries.{kind}]", f"upstream = {json.dumps(url)}"]
+        return lines
 
-    def start(self) -> Self:
-        """Start it, and return once it says that it is ready."""
-        assert self._process is None
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "origin", "serve", *self._options(), "--listen", f"127.0.0.1:{self.port}"],
-                cwd=ROOT,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-            )
-
-        def ready() -> bool:
-            assert self._process is not None
-            if self._process.poll() is not None:
-                raise RuntimeError(f"the origin ended with {self._process.returncode}:\n{self.log_tail()}")
-            try:
-                return Node(self).ask("/-/ready", timeout_s=2).status == 200
-            except OSError:
-                return False
-
-        wait_until(ready, START_TIMEOUT_S)
-        return self
-
-    def stop(self) -> int:
-        """SIGTERM, and the exit status."""
-        process, self._process = self._process, None
-        if process is None:
-            return 0
-        process.terminate()
-        try:
-            return process.wait(20)
-        finally:
-            process.kill()
-            process.wait()
-
-    def kill(self) -> None:
-        """SIGKILL: no goodbye of any kind."""
-        process, self._process = self._process, None
-        assert process is not None
-        process.kill()
-        process.wait()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self.kill()
-
-    def log_tail(self, lines: int = 40) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:]) if self.log.exists() else "(no log)"
-
-    def set_rules(self, *rules: Rule) -> None:
-        """Rewrite the settings file, atomically, as an editor would."""
-        lines = [self._top, "[registries.pypi]", f"upstream = {json.dumps(self._upstream)}"]
-        for kind in KINDS[1:]:
-            lines += [f"[registries.{kind}]", f'upstream = "http://127.0.0.1:{REFUSING}/"']
-        partial = self.config.with_suffix(".partial")
-        partial.write_text("\n".join([*lines, "", *(rule.toml() for rule in rules)]))
-        partial.rename(self.config)
-
-    def command(self, *arguments: str, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run ``origin COMMAND …`` with its settings and data, whether it runs or not."""
-        command, *rest = arguments
-        return subprocess.run(
-            [sys.executable, "-m", "origin", command, *self._options(), *rest],
-            cwd=ROOT,
-            env=self._environment(),
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
+    def _look(self, path: str, timeout_s: float = 30) -> Reply:
+        return Node(self).ask(path, timeout_s=timeout_s)
 
     def told(self, *arguments: str, status: int = 0) -> Any:
         """What a command says with ``--json``."""
@@ -135,12 +58,6 @@ class OriginProcess:
         assert reply.status == 200, reply.body
         node.enrolled = msgspec.json.decode(reply.body, type=wire.Enrolled)
         return node
-
-    def _options(self) -> list[str]:
-        return ["--config", str(self.config), "--data", str(self.data)]
-
-    def _environment(self) -> dict[str, str]:
-        return clean_environment(self.directory / "home") | {"PYTHONPATH": str(ROOT)}
 
 
 class Node:

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("well_behaved")
 
 @pytest.fixture
 def origin(fake: FakePyPI, tmp_path: Path) -> Iterator[OriginProcess]:
-    with OriginProcess(tmp_path / "origin", fake.index_url) as origin:
+    with OriginProcess(tmp_path / "origin", {"pypi": fake.index_url}) as origin:
         yield origin
 
 
@@ -86,7 +86,7 @@ def test_an_edge_is_let_in_once_and_gets_what_the_registry_has(
 
 def test_only_whoever_has_the_pins_key_is_believed(origin: OriginProcess, tmp_path: Path, fake: FakePyPI) -> None:
     pin, _ = wire.read_token(origin.told("invite", "berlin")["token"])
-    with OriginProcess(tmp_path / "other", fake.index_url) as other, pytest.raises(ssl.SSLError):
+    with OriginProcess(tmp_path / "other", {"pypi": fake.index_url}) as other, pytest.raises(ssl.SSLError):
         Node(other, pin).ask("/v1/ping")
     assert Node(origin, pin).ask("/-/live").body == b"live\n"
 
@@ -283,7 +283,7 @@ def test_a_backup_is_restored_as_another_epoch(
     assert told["blobs"] >= 1
     if running:
         assert origin.stop() == 0
-    again = OriginProcess(tmp_path / "again", fake.index_url, data=tmp_path / "restored")
+    again = OriginProcess(tmp_path / "again", {"pypi": fake.index_url}, data=tmp_path / "restored")
     done = again.command("restore", str(tmp_path / "backup"), "--json")
     assert done.returncode == 0, done.stderr
     with again:
@@ -314,7 +314,7 @@ def test_a_store_that_nobody_runs_on_can_be_asked(origin: OriginProcess, argumen
 
 
 def test_a_second_origin_on_the_same_directory_says_so(origin: OriginProcess, fake: FakePyPI) -> None:
-    other = OriginProcess(origin.directory / "other", fake.index_url, data=origin.data)
+    other = OriginProcess(origin.directory / "other", {"pypi": fake.index_url}, data=origin.data)
     done = other.command("serve", "--listen", "127.0.0.1:0")
     assert (done.returncode, f"in use by process {origin.pid}" in done.stderr) == (1, True)
 
