@@ -35,12 +35,12 @@ from origin.sources.link import Link, connect_share_s
 from origin.sources.remote import DIRECT_PATIENCE_S, PATIENCE_S, RemoteSource
 from origin.sources.sibling import SIBLING_PATIENCE_S, SiblingSource
 from origin.sources.tunnels import Dialler, NextProxy, Reach, is_local
-from origin.tokens import proof, sibling, sibling_token
 from origin.watch import watch_rules
 
 from . import clients, warm
 from .address import local_address
 from .enrolment import Identity, read_identity, require_identity
+from .fleet_keys import FleetKeys
 from .follow import Follower, last_verdicts
 from .following.bringing import Budget
 from .forward import Forward, Proxy, Users
@@ -149,6 +149,7 @@ class _Fleet:
         self._settings = settings
         self._identity = identity
         self._links: list[Link] = []
+        self._keys: FleetKeys | None = None
 
     @classmethod
     def of(cls, settings: EdgeSettings) -> _Fleet:
@@ -176,9 +177,7 @@ class _Fleet:
                 ca=settings.upstream.ca,
             )
 
-        def shown() -> str:
-            return sibling_token(identity.fleet_key, identity.edge, clock())
-
+        keys = self._keys = FleetKeys(settings.data, identity, clock)
         asked = link(settings.origin, identity.pinned, lambda: identity.secret)
         # Following has connections of its own: a recall never waits for a package.
         self._links = [link(settings.origin, identity.pinned, lambda: identity.secret, FOLLOWING_CONNECT_S), asked]
@@ -187,9 +186,9 @@ class _Fleet:
         self._links[0].on_heard = origin.heard
         siblings = [
             SiblingSource(
-                link(url, None, shown),
+                link(url, None, keys.token),
                 names,
-                prove=partial(proof, identity.fleet_key),
+                prove=keys.proof_of,
                 clock=clock,
                 patience_s=SIBLING_PATIENCE_S,
             )
@@ -214,6 +213,7 @@ class _Fleet:
             ),
             node.metrics,
             node.service.clock,
+            self._keys,
         )
         for link in self._links:
             link.on_verdicts = follower.noticed
@@ -229,18 +229,17 @@ class _Fleet:
 
     def face(self, node: Node) -> Face | None:
         """The face that siblings are shown; None for an edge alone."""
-        if self._identity is None:
+        if self._keys is None:
             return None
-        key, clock = self._identity.fleet_key, node.service.clock
         return Face(
             node.service,
             node.catalog,
             node.registries,
             node.metrics,
             node.deployment,
-            lambda authorization: sibling(key, authorization, clock()),
+            self._keys.who,
             held_only=True,
-            prove=partial(proof, key),
+            prove=self._keys.proofs_of,
         )
 
 

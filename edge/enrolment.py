@@ -36,7 +36,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """What an edge is to its origin.
 
     ``pin`` is the SHA-256 of the origin's SubjectPublicKeyInfo, in hex; ``deployment`` its id in ``CDN-Loop``; ``key`` the Ed25519 public
-    key of its ledger, base64. ``secret`` and ``fleet`` (base64) are secrets.
+    key of its ledger, base64. ``secret`` and ``fleet`` (base64) are secrets, and so is ``fleet_before``, the fleet's key until
+    ``fleet_since`` (UTC seconds), ``""`` if it never was another.
     """
 
     url: str
@@ -46,6 +47,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str
     key: str
     fleet: str
+    fleet_before: str = ""
+    fleet_since: float = 0.0
 
     def __repr__(self) -> str:
         return f"<Identity {self.edge} of {self.url}>"
@@ -57,6 +60,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fleet_key(self) -> bytes:
         return base64.b64decode(self.fleet)
+
+    @property
+    def key_before(self) -> bytes:
+        return base64.b64decode(self.fleet_before)
 
 
 def read_identity(data: Path) -> Identity | None:

@@ -19,7 +19,7 @@ from origin.metrics import Metrics
 from origin.model import Clock
 
 from .enrolment import Identity
-from .following import Keeper
+from .following import Keeper, Keys
 from .following.bringing import Bringing, Budget
 from .following.central import Central, Channel
 from .following.comparing import Comparing
@@ -47,7 +47,7 @@ class Follower:
     """Follows one origin: what was heard at the last contact holds from ``begin`` on, everything newer while ``run`` runs.
 
     ``kinds`` are this edge's instances, name to kind. ``noticed`` is to be called with every revision of verdicts that an answer of the
-    origin names, whoever asked.
+    origin names, whoever asked. ``keys`` hear of a new key of the fleet.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Follower:
         budget: Budget,
         metrics: Metrics,
         clock: Clock,
+        keys: Keys | None = None,
     ) -> None:
         self._identity = identity
         self._catalog = catalog
@@ -72,7 +73,7 @@ class Follower:
         self._lease = Lease(asked.lease_s, asked.lapsed == "refuse", keeper, facts, metrics, clock)
         self._policy = Policy(central, keeper, facts, self._lease, metrics, self._lifted)
         self._bringing = Bringing(keeper, catalog, self._standing, budget, metrics, clock, asked.at_once)
-        self._acknowledging = Acknowledging(central, self._policy, catalog, self._standing, metrics, clock, release())
+        self._acknowledging = Acknowledging(central, self._policy, catalog, self._standing, metrics, clock, release(), keys)
         self._shipping = Shipping(central, catalog, keeper, facts, wanting, self._standing)
         self._comparing = Comparing(
             central,

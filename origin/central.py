@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -19,7 +20,7 @@ from .control import Command, Progress
 from .feed import Ledger, verify_ledger
 from .fleet import Fleet
 from .holdings import Holdings
-from .identity import Identity, open_identity
+from .identity import Identity, keep_fleet_key, open_identity
 from .intake import Intake, Popularity
 from .node_settings import OriginSettings
 from .recalling import CentralPolicy, Delivered, Meant
@@ -83,7 +84,15 @@ async def open_origin(node: Node, settings: OriginSettings, hosts: Iterable[str]
         await catalog.remember(KEY, identity.key_text)
     await _tell_new_pin(node, identity)
     ledger = await Ledger.open(catalog, identity.sign, clock)
-    fleet = Fleet(catalog, clock, metrics, settings.fleet.lease_s, lambda: ledger.head)
+    fleet = Fleet(
+        catalog,
+        clock,
+        metrics,
+        settings.fleet.lease_s,
+        lambda: ledger.head,
+        key=identity.fleet,
+        keep_key=partial(keep_fleet_key, settings.data),
+    )
 
     def apply(verdicts: Verdicts) -> None:
         try:

@@ -16,6 +16,7 @@ import trio
 from .api.wire import Acknowledgement, EdgeState
 from .catalog import Catalog, Member
 from .errors import Unavailable
+from .identity import new_fleet_key
 from .metrics import Metrics
 from .model import Clock
 from .tokens import EDGE_NAME, Keyring, digest_of, new_invitation, new_secret
@@ -33,13 +34,24 @@ type Membership = tuple[str, str]
 class Fleet:
     """All edges. ``open`` comes first; ``run`` writes down what changes, until cancelled.
 
-    ``head`` tells the ledger's last serial; ``revision``, which others set, is that of the verdicts in force.
+    ``head`` tells the ledger's last serial; ``revision``, which others set, is that of the verdicts in force. ``key`` is that by which
+    siblings know each other; ``keep_key`` writes down, in a thread, which it is from the next start on, and raises ``Unavailable``.
     """
 
     def __init__(
-        self, catalog: Catalog, clock: Clock, metrics: Metrics, lease_s: float, head: Callable[[], int] = lambda: 0
+        self,
+        catalog: Catalog,
+        clock: Clock,
+        metrics: Metrics,
+        lease_s: float,
+        head: Callable[[], int] = lambda: 0,
+        *,
+        key: bytes = b"",
+        keep_key: Callable[[bytes], None] | None = None,
     ) -> None:
         self.lease_s = lease_s
+        self.key = key
+        self._keep_key = keep_key
         self.revision = 0
         self._head = head
         self._catalog = catalog
@@ -121,10 +133,18 @@ class Fleet:
         return name, secret
 
     async def dismiss(self, name: str) -> bool:
-        """The edge is none of ours from now on. False if there was neither an edge of that name nor an invitation."""
+        """The edge is none of ours from now on, and the fleet's key another one. False if there was neither an edge of that name nor an
+        invitation. Raises ``Unavailable``.
+        """
         async with self._changing:
+            key = new_fleet_key() if name in self._members else self.key
+            if key != self.key and self._keep_key is not None:
+                # Before it is gone: a command that is cut short here is given again, and finds the edge still there to dismiss.
+                await trio.to_thread.run_sync(self._keep_key, key)
             known = await self._catalog.dismiss(name)
             await self._open()
+            # Those who are left hear of it when they next tell how they stand.
+            self.key = key
             return known
 
     # ---- how they stand

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from .datadir import place
-from .errors import Unusable
+from .errors import Unavailable, Unusable
 from .issuing import begin_certificate, key_usage, name_by_key
 
 LIFE = timedelta(days=3652)
@@ -133,11 +133,24 @@ def _open_ledger_key(path: Path, signed_by: str) -> Ed25519PrivateKey:
     return key
 
 
+def new_fleet_key() -> bytes:
+    """A key for a fleet."""
+    return secrets.token_bytes(FLEET_BYTES)
+
+
+def keep_fleet_key(data: Path, key: bytes) -> None:
+    """Have the fleet's key be this one from the next start on. Blocks. Raises ``Unavailable``."""
+    try:
+        place(data / FLEET_KEY, key.hex().encode() + b"\n", 0o600)
+    except OSError as error:
+        raise Unavailable(f"the fleet's key cannot be written: {error.strerror}", 10) from error
+
+
 def _open_fleet_key(path: Path) -> bytes:
     try:
         text = path.read_text(encoding="ascii").strip()
     except FileNotFoundError:
-        made = secrets.token_bytes(FLEET_BYTES)
+        made = new_fleet_key()
         place(path, made.hex().encode() + b"\n", 0o600)
         return made
     except UnicodeDecodeError:

@@ -98,6 +98,11 @@ def sibling(fleet: bytes, authorization: str | None, now: float) -> str | None:
     return edge
 
 
+def key_name(fleet: bytes) -> str:
+    """By what the keys of a fleet are told apart. It gives nothing of the key away."""
+    return _signed(fleet, f"{_SIBLING} name")[:16]
+
+
 def proof(fleet: bytes, text: str) -> str:
     """The proof of ``wire.proven_text``, by whoever has the fleet's key."""
     return _signed(fleet, text)

@@ -28,6 +28,15 @@ from origin.catalog import Binding
 from origin.model import File, Page
 
 
+class Keys(Protocol):
+    """What is asked of ``edge.fleet_keys.FleetKeys``."""
+
+    @property
+    def name(self) -> str: ...
+
+    async def learn(self, key: bytes) -> None: ...
+
+
 class Keeper(Protocol):
     """What is asked of ``origin.service.Service``."""
 

@@ -79,8 +79,10 @@ class Central:
         """Which registries the origin mirrors."""
         return msgspec.json.decode(await self._get("instances"), type=wire.Instances)
 
-    async def acknowledge(self, acknowledgement: wire.Acknowledgement) -> None:
-        await self._post("acknowledgements", acknowledgement)
+    async def acknowledge(self, acknowledgement: wire.Acknowledgement) -> wire.Acknowledged | None:
+        """Tell what is in force here; what the origin says to that, if anything."""
+        body = await self._post("acknowledgements", acknowledgement)
+        return msgspec.json.decode(body, type=wire.Acknowledged) if body else None
 
     async def ship(self, accesses: wire.Accesses) -> None:
         """Tell who fetched what. Repetitions are told apart by their numbers."""

@@ -5,6 +5,7 @@ All of it at least once: what was told is remembered after it was taken, so that
 
 from __future__ import annotations
 
+import base64
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
@@ -18,7 +19,7 @@ from origin.holdings import held_file
 from origin.metrics import Metrics, total
 from origin.model import Change, Clock
 
-from . import Keeper
+from . import Keeper, Keys
 from .central import Central
 from .facts import Facts
 from .policy import Policy
@@ -46,7 +47,7 @@ NOWHERE = wire.cursor_text("-", 0)
 
 
 class Acknowledging:
-    """Tells what is in force here. ``due`` says that there is something new of that."""
+    """Tells what is in force here. ``due`` says that there is something new of that. ``keys`` hear of a new key of the fleet."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class Acknowledging:
         metrics: Metrics,
         clock: Clock,
         release: str,
+        keys: Keys | None = None,
     ) -> None:
         self._central = central
         self._policy = policy
@@ -65,6 +67,7 @@ class Acknowledging:
         self._metrics = metrics
         self._clock = clock
         self._release = release
+        self._keys = keys
         self._cursor = ""
         self._due = trio.Event()
         self._told = -1
@@ -103,7 +106,7 @@ class Acknowledging:
     async def _acknowledge(self) -> None:
         verdicts = self._policy.vouched
         wanted, _, oldest = await self._catalog.unresolved()
-        await self._central.acknowledge(
+        answer = await self._central.acknowledge(
             wire.Acknowledgement(
                 cursor=self._cursor or NOWHERE,
                 verdicts=verdicts,
@@ -111,9 +114,12 @@ class Acknowledging:
                 oldest_unresolved_s=max(0.0, self._clock() - oldest) if oldest is not None else 0.0,
                 held_bytes=int(total(self._metrics.held_bytes)),
                 release=self._release,
+                fleet=self._keys.name if self._keys is not None else "",
             )
         )
         self._told = verdicts
+        if answer is not None and self._keys is not None:
+            await self._keys.learn(base64.b64decode(answer.fleet, validate=True))
 
 
 class Shipping:

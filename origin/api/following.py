@@ -22,7 +22,7 @@ from ..identity import Identity
 from ..intake import Intake
 from ..model import Refuse
 from ..registries import Registry
-from ..tokens import read_secret
+from ..tokens import key_name, read_secret
 from . import wire
 from .batches import Batches, coding_for, fields_of
 from .server import CODINGS, LARGE_BYTES, Query, message, read, unknown
@@ -147,7 +147,7 @@ class Following:
                 secret=secret,
                 deployment=self._deployment,
                 key=identity.key_text,
-                fleet=base64.b64encode(identity.fleet).decode(),
+                fleet=base64.b64encode(self._central.fleet.key).decode(),
             )
         )
 
@@ -215,7 +215,12 @@ class Following:
         # that has followed lines which are not there: the ledger was rolled back, and its revisions are perhaps given anew by now.
         is_ahead = epoch == ledger.epoch and serial > ledger.head
         told = msgspec.structs.replace(told, verdicts=0 if is_ahead else min(told.verdicts, self.revision))
-        self._central.fleet.acknowledge(node, told, min(serial, ledger.head) if epoch == ledger.epoch else 0)
+        fleet = self._central.fleet
+        if fleet.membership(node) is None:
+            return unknown(request.target)
+        fleet.acknowledge(node, told, min(serial, ledger.head) if epoch == ledger.epoch else 0)
+        if told.fleet and told.fleet != key_name(fleet.key):
+            return message(wire.Acknowledged(fleet=base64.b64encode(fleet.key).decode()))
         return _taken()
 
     # ---- what edges tell

@@ -18,7 +18,7 @@ hold.
 | ``GET changes?after=&verdicts=&wait=&limit=`` | ``Batch`` and lines (``frame_lines``); 410 for a cursor of another epoch or too old |
 | ``GET snapshot?after=&limit=`` | ``Snapshot``: what is held, in pages of keys, with the cursor to follow from |
 | ``GET verdicts`` | ``Verdicts``: rules and recalls in force |
-| ``POST acknowledgements`` | ``Acknowledgement`` -> 204 |
+| ``POST acknowledgements`` | ``Acknowledgement`` -> 204, or ``Acknowledged`` if the fleet's key is another one now |
 | ``POST accesses`` | ``Accesses`` -> 204 |
 | ``POST offers`` | ``Offers`` -> 204 |
 | ``POST holdings`` | ``Comparison`` -> ``Compared``: one digest over the bindings that an edge wants, or those of one shard by name |
@@ -55,7 +55,8 @@ VERDICTS = "leeward-verdicts"
 NONCE = "leeward-nonce"
 PROOF = "leeward-proof"
 """What a sibling is asked to prove its answer with, and the proof: ``proven_text`` signed with the fleet's key. Siblings may be
-reached over plain HTTP, and a page is believed as it comes: nobody else's may pass for it.
+reached over plain HTTP, and a page is believed as it comes: nobody else's may pass for it. Around a change of the key there are two proofs,
+with a space between them.
 """
 
 PAGE_TYPE = "application/vnd.leeward.page"
@@ -345,7 +346,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True):
-    """What an edge has applied: it serves nothing any more that ``verdicts`` forbids. The rest is for whoever looks at the fleet."""
+    """What an edge has applied: it serves nothing any more that ``verdicts`` forbids. ``fleet`` names the fleet's key that it has, as
+    ``tokens.key_name`` does. The rest is for whoever looks at the fleet.
+    """
 
     cursor: str
     verdicts: int
@@ -353,6 +356,13 @@ class Acknowledgement(msgspec.Struct, frozen=True, kw_only=True):
     oldest_unresolved_s: float = 0.0
     held_bytes: int = 0
     release: str = ""
+    fleet: str = ""
+
+
+class Acknowledged(msgspec.Struct, frozen=True, kw_only=True):
+    """The fleet's key from now on, base64: an edge was dismissed that had the one before."""
+
+    fleet: str
 
 
 class EdgeAccess(msgspec.Struct, frozen=True, kw_only=True):

@@ -316,6 +316,33 @@ def test_with_the_origin_dead_a_sibling_is_asked_for_what_it_holds(
     assert ask(f"{a.url}/v1/ping").status == 401
 
 
+def test_when_an_edge_is_dismissed_the_others_take_another_key_and_still_help_each_other(
+    made: Fleet, fake: FakePyPI, shelf: Shelf, project: str
+) -> None:
+    a, b, leaving = made.edge("a"), made.edge("b", start=False, replicate={"mode": "none"}), made.edge("leaving")
+    b.siblings = [a.url]
+    b._write_config()
+    b.start()
+    tree(fake, shelf, project)
+    expected = install(a, project)
+
+    def key(edge: FleetEdge) -> str:
+        return str(json.loads((edge.data / "origin.json").read_bytes())["fleet"])
+
+    before = key(a)
+    done = made.origin.command("dismiss", "leaving")
+    assert done.returncode == 0, done.stdout + done.stderr
+    # What is acknowledged at once.
+    made.origin.set_rules(Rule(f"pkg:pypi/{project}-other", "for no reason"))
+    wait_until(lambda: key(a) == key(b) != before, 40)
+    assert key(leaving) == before
+
+    made.origin.kill()
+    fake.refuse()
+    assert install(b, project) == expected
+    assert b.metric("leeward_upstream_requests_total", source="sibling") > 0
+
+
 def test_an_edge_that_may_ask_the_registry_itself_does_so_without_its_origin_and_offers_what_it_took(
     made: Fleet, fake: FakePyPI, shelf: Shelf, project: str
 ) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,10 +25,11 @@ from origin.fleet import Fleet
 from origin.holdings import Holdings, held_file
 from origin.http import Response
 from origin.http.coding import encode
-from origin.identity import Identity, open_identity
+from origin.identity import Identity, keep_fleet_key, open_identity
 from origin.intake import Intake, Popularity
 from origin.model import Change, File, Page
 from origin.recalling import CentralPolicy
+from origin.tokens import key_name
 from tests.origin.api.stand import DEPLOYMENT, Asked, content, document
 from tests.scripted import Upload, bench, now
 
@@ -74,7 +76,8 @@ async def origin(tmp_path: Path, name: str = "tokyo") -> AsyncIterator[Origin]:
     async with bench(tmp_path, PROJECTS) as b, trio.open_nursery() as nursery:
         identity = open_identity(tmp_path, ["localhost"], time.time())
         ledger = await Ledger.open(b.catalog, identity.sign, now)
-        fleet = Fleet(b.catalog, now, b.metrics, 3600, lambda: ledger.head)
+        keep = partial(keep_fleet_key, tmp_path)
+        fleet = Fleet(b.catalog, now, b.metrics, 3600, lambda: ledger.head, key=identity.fleet, keep_key=keep)
 
         def apply(verdicts: wire.Verdicts) -> None:
             b.service.set_central(verdicts)
@@ -87,11 +90,11 @@ async def origin(tmp_path: Path, name: str = "tokyo") -> AsyncIterator[Origin]:
         popularity = Popularity(b.catalog, registries, now, 2)
         kept = trio.Event()
 
-        async def keep(resource: Page | File) -> None:
+        async def bring(resource: Page | File) -> None:
             await b.service.keep(resource)
             kept.set()
 
-        intake = Intake(b.catalog, registries, keep, popularity, b.metrics, now)
+        intake = Intake(b.catalog, registries, bring, popularity, b.metrics, now)
         central = Central(fleet, ledger, policy, intake, Holdings(b.catalog, registries), identity)
         following = Following(central, registries, DEPLOYMENT)
         face = Face(b.service, b.catalog, registries, b.metrics, DEPLOYMENT, fleet.edge, rest=following)
@@ -149,9 +152,52 @@ async def test_an_edge_that_is_dismissed_is_told_nothing_more(tmp_path: Path) ->
         assert (response.status, response.header(wire.VERDICTS)) == (401, None)
 
 
+async def test_when_an_edge_is_dismissed_those_who_are_left_are_told_another_fleet_key(tmp_path: Path) -> None:
+    async with origin(tmp_path) as o:
+        fleet, before = o.central.fleet, o.identity.fleet
+        await fleet.enrol(await fleet.invite("leaving", 60))
+        told = wire.Acknowledgement(cursor=o.central.ledger.cursor, verdicts=0, fleet=key_name(before))
+        assert await o.tell("acknowledgements", told) == 204
+        await fleet.invite("nobody", 60)
+        await fleet.dismiss("nobody")
+        assert await o.tell("acknowledgements", told) == 204, "an invitation has no key"
+
+        await fleet.dismiss("leaving")
+        response = await o.asked("acknowledgements", "POST", msgspec.json.encode(told))
+        assert response.status == 200 and isinstance(response.body, bytes)
+        key = base64.b64decode(msgspec.json.decode(response.body, type=wire.Acknowledged).fleet)
+        assert key != before and key == open_identity(tmp_path, ["localhost"], time.time()).fleet, "after a restart too"
+        assert await o.tell("acknowledgements", msgspec.structs.replace(told, fleet=key_name(key))) == 204
+        assert await o.tell("acknowledgements", msgspec.structs.replace(told, fleet="")) == 204, "an older edge has no use for it"
+        invited = wire.Enrolment(secret=base64.b64encode(await fleet.invite("new", 60)).decode())
+        enrolled = await o.post("/v1/enrol", invited)
+        assert isinstance(enrolled.body, bytes)
+        assert base64.b64decode(msgspec.json.decode(enrolled.body, type=wire.Enrolled).fleet) == key
+
+
+async def test_an_edge_whose_dismissal_was_cut_short_is_still_there_to_be_dismissed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with origin(tmp_path) as o:
+        fleet, before = o.central.fleet, o.identity.fleet
+
+        async def fail(_: str) -> bool:
+            raise Unavailable("the disk is full")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(o.bench.catalog, "dismiss", fail)
+            with pytest.raises(Unavailable):
+                await fleet.dismiss("tokyo")
+        assert (fleet.key, [state.name for state in fleet.states()]) == (before, ["tokyo"])
+        assert await fleet.dismiss("tokyo")
+        assert fleet.key == open_identity(tmp_path, ["localhost"], time.time()).fleet != before
+
+
 async def test_an_edge_that_is_dismissed_while_it_waits_is_told_so_at_once(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
+    # Worker threads count as blocked tasks: the threshold keeps the clock from jumping while the fleet's key is written down.
+    autojump_clock.autojump_threshold = 0.5
     async with origin(tmp_path) as o:
         answers: list[int] = []
 
