@@ -558,6 +558,24 @@ class Through:
     words: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
 
+    def run(
+        self, command: Sequence[str | Path], environment: Mapping[str, str], cwd: Path, timeout_s: float
+    ) -> tuple[int, str, float]:
+        """Run a client's command; gives the exit status, all that it printed, and the seconds that it took."""
+        began = time.monotonic()
+        done = subprocess.run(
+            [*self.words, *map(str, command)],
+            cwd=cwd,
+            env={**environment, **self.variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return done.returncode, done.stdout, time.monotonic() - began
+
 
 STRAIGHT = Through()
 
@@ -616,19 +634,8 @@ class Workspace:
 
     def run(self, command: Sequence[str | Path], variables: dict[str, str], cwd: Path, timeout_s: float) -> Result:
         """Run a client and look at what it installed."""
-        began = time.monotonic()
-        done = subprocess.run(
-            [*self.through.words, *(str(word) for word in command)],
-            cwd=cwd,
-            env=clean_environment(self.home) | variables | dict(self.through.variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        return Result(done.returncode, done.stdout, self.installed(), time.monotonic() - began)
+        code, output, seconds = self.through.run(command, clean_environment(self.home) | variables, cwd, timeout_s)
+        return Result(code, output, self.installed(), seconds)
 
 
 class Client(Protocol):
@@ -774,8 +781,13 @@ class Uv:
 
 
 @dataclass(frozen=True)
-class Poetry:
-    name: str = "poetry"
+class Locking(ABC):
+    """A client that installs what its project's lock file says, and nothing else: poetry and pdm."""
+
+    name: str
+    sync_words: Sequence[str]
+    lock_words: Sequence[str]
+    lock_file: str
 
     def install(
         self,
@@ -795,23 +807,42 @@ class Poetry:
         return self.sync(workspace, *options, fresh=False, timeout_s=timeout_s)
 
     def sync(self, workspace: Workspace, *options: str, fresh: bool = True, timeout_s: float = 120) -> Result:
-        """``poetry install`` of the project as it is, into a fresh environment unless there is one already."""
+        """Install the project as it is, into a fresh environment unless there is one already."""
         if fresh:
             workspace.fresh_environment()
-        command: list[str | Path] = [TOOLS / "bin" / "poetry", "install", "--no-root", "--no-interaction", "--no-ansi", *options]
-        return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
+        return self._run(workspace, [*self.sync_words, *options], timeout_s)
 
     def lock(self, workspace: Workspace, index_url: str, requirements: Sequence[str], timeout_s: float = 120) -> Result:
-        """Write ``pyproject.toml`` and ``poetry.lock`` anew."""
-        (workspace.project / "poetry.lock").unlink(missing_ok=True)
+        """Write ``pyproject.toml`` and the lock file anew."""
+        (workspace.project / self.lock_file).unlink(missing_ok=True)
         (workspace.project / "pyproject.toml").write_text(
             f'[project]\nname = "locked"\nversion = "1"\nrequires-python = ">=3.13,<4"\ndependencies = {json.dumps(list(requirements))}\n'
-            f'[tool.poetry]\npackage-mode = false\n[[tool.poetry.source]]\nname = "edge"\nurl = "{index_url}"\npriority = "primary"\n'
+            + self._tool_table(index_url)
         )
         if not workspace.environment.exists():
             workspace.fresh_environment()
-        command: list[str | Path] = [TOOLS / "bin" / "poetry", "lock", "--no-interaction", "--no-ansi"]
-        return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
+        return self._run(workspace, self.lock_words, timeout_s)
+
+    def _run(self, workspace: Workspace, words: Sequence[str], timeout_s: float) -> Result:
+        return workspace.run([TOOLS / "bin" / self.name, *words], self._variables(workspace), workspace.project, timeout_s)
+
+    @abstractmethod
+    def _tool_table(self, index_url: str) -> str:
+        """What its table in ``pyproject.toml`` says: this index alone."""
+
+    @abstractmethod
+    def _variables(self, workspace: Workspace) -> dict[str, str]: ...
+
+
+@dataclass(frozen=True)
+class Poetry(Locking):
+    name: str = "poetry"
+    sync_words: Sequence[str] = ("install", "--no-root", "--no-interaction", "--no-ansi")
+    lock_words: Sequence[str] = ("lock", "--no-interaction", "--no-ansi")
+    lock_file: str = "poetry.lock"
+
+    def _tool_table(self, index_url: str) -> str:
+        return f'[tool.poetry]\npackage-mode = false\n[[tool.poetry.source]]\nname = "edge"\nurl = "{index_url}"\npriority = "primary"\n'
 
     def _variables(self, workspace: Workspace) -> dict[str, str]:
         return {
@@ -826,43 +857,14 @@ class Poetry:
 
 
 @dataclass(frozen=True)
-class Pdm:
+class Pdm(Locking):
     name: str = "pdm"
+    sync_words: Sequence[str] = ("sync", "--no-self")
+    lock_words: Sequence[str] = ("lock",)
+    lock_file: str = "pdm.lock"
 
-    def install(
-        self,
-        workspace: Workspace,
-        index_url: str,
-        requirements: Sequence[str],
-        *,
-        hashes: Sequence[Distribution] = (),
-        options: Sequence[str] = (),
-        timeout_s: float = 120,
-    ) -> Result:
-        workspace.fresh_environment()
-        if not hashes:
-            locked = self.lock(workspace, index_url, requirements, timeout_s)
-            if not locked.succeeded:
-                return locked
-        return self.sync(workspace, *options, fresh=False, timeout_s=timeout_s)
-
-    def sync(self, workspace: Workspace, *options: str, fresh: bool = True, timeout_s: float = 120) -> Result:
-        """``pdm sync`` of the project as it is, into a fresh environment unless there is one already."""
-        if fresh:
-            workspace.fresh_environment()
-        command: list[str | Path] = [TOOLS / "bin" / "pdm", "sync", "--no-self", *options]
-        return workspace.run(command, self._variables(workspace), workspace.project, timeout_s)
-
-    def lock(self, workspace: Workspace, index_url: str, requirements: Sequence[str], timeout_s: float = 120) -> Result:
-        """Write ``pyproject.toml`` and ``pdm.lock`` anew."""
-        (workspace.project / "pdm.lock").unlink(missing_ok=True)
-        (workspace.project / "pyproject.toml").write_text(
-            f'[project]\nname = "locked"\nversion = "1"\nrequires-python = ">=3.13,<4"\ndependencies = {json.dumps(list(requirements))}\n'
-            f'[tool.pdm]\ndistribution = false\n[[tool.pdm.source]]\nname = "pypi"\nurl = "{index_url}"\nverify_ssl = true\n'
-        )
-        if not workspace.environment.exists():
-            workspace.fresh_environment()
-        return workspace.run([TOOLS / "bin" / "pdm", "lock"], self._variables(workspace), workspace.project, timeout_s)
+    def _tool_table(self, index_url: str) -> str:
+        return f'[tool.pdm]\ndistribution = false\n[[tool.pdm.source]]\nname = "pypi"\nurl = "{index_url}"\nverify_ssl = true\n'
 
     def _variables(self, workspace: Workspace) -> dict[str, str]:
         return {

@@ -11,8 +11,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -124,19 +122,9 @@ class JvmWorkspace:
 
     def run(self, command: Sequence[str | Path], variables: Mapping[str, str], timeout_s: float) -> tuple[int, str, float]:
         """Run in the project's directory; gives status, output and seconds."""
-        began = time.monotonic()
-        done = subprocess.run(
-            [*self.through.words, *(str(word) for word in command)],
-            cwd=self.project,
-            env=clean_environment(self.home) | dict(variables) | dict(self.through.variables),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        return done.returncode, re.sub(r"\x1b\[[0-9;]*m", "", done.stdout), time.monotonic() - began
+        environment = clean_environment(self.home) | dict(variables)
+        code, output, seconds = self.through.run(command, environment, self.project, timeout_s)
+        return code, re.sub(r"\x1b\[[0-9;]*m", "", output), seconds
 
 
 class JvmClient(Protocol):
