@@ -25,7 +25,7 @@ from origin.policy.rules import judge
 from origin.service import Service
 
 from .hosts import Hosts
-from .readiness import Account, Asked, Lack, Thing, maven, npm, python
+from .readiness import MORE, Account, Asked, Lack, Thing, maven, npm, python
 from .readiness.hands import AT_ONCE, Bring, Hand, Look, Tally
 from .readiness.places import Places
 from .rehearsal import Answered, Rehearsals
@@ -37,7 +37,7 @@ REMEMBERED = 64
 REMEMBERED_PATHS = 20_000
 """Of how many locks whose files must be read to know what they need it is remembered, and how much of each."""
 
-MORE = "what a missing POM leads to, only the POM tells: there may be more than is listed, and edge warm finds it"
+MORE_POMS = f"what a missing POM leads to, only the POM tells: {MORE}"
 """Said of a lock that was never brought here whole."""
 
 
@@ -159,7 +159,7 @@ class Warming:
             kept = await _recalled(self.node.service, key)
             await shop.remembered(kept, range(len(account.asked.targets)))
             if not kept:
-                account.notes[MORE] = None
+                account.notes[MORE_POMS] = None
         elif hand.brings and not account.lacks:
             await _remember(self.node.service, key, sorted(shop.asked))
 

@@ -54,9 +54,6 @@ edge ready uv.lock package-lock.json
 SHOWN = 40
 """How many missing things are told one by one."""
 
-MORE = "mvn stops where it misses something: there may be more than is listed, and edge warm finds it"
-"""Said of a pom.xml whose build stopped and was never brought here whole."""
-
 type Ask = Callable[[str, dict[str, object]], Any]
 """Has the node do a command."""
 
@@ -233,6 +230,7 @@ class _Found:
 def _pom(asked: argparse.Namespace, path: Path, settings: EdgeSettings, ask: Ask, *, keep: bool) -> dict[str, Any]:
     """Run Maven through the edge and tell what became of what it asked for."""
     from . import address, clients, mvn
+    from .readiness import MORE
 
     project = mvn.project_of(path)
     goals = asked.goals.split()
@@ -266,7 +264,8 @@ def _pom(asked: argparse.Namespace, path: Path, settings: EdgeSettings, ask: Ask
         lock |= {"bytes": told["bytes"]}
     if ran.status != 0:
         if not told["whole"] and (told["missing"] or told["refused"]):
-            lock["notes"].append(MORE)
+            # Nobody remembers a build that got to its end.
+            lock["notes"].append(f"mvn stops where it misses something: {MORE}")
         lock["notes"].append(f"mvn {asked.goals} ended with {ran.status}:\n{ran.output}")
     elif not keep:
         # It went on without: a client does not mind.

@@ -24,6 +24,9 @@ from ..locks.targets import Target
 type Why = Literal["missing", "refused", "other"]
 """Not here; forbidden by policy; here, but not what the lock means."""
 
+MORE = "there may be more than is listed, and edge warm finds it"
+"""Ends the notes on what cannot be known while something else is missing."""
+
 
 class Thing(msgspec.Struct, frozen=True, order=True):
     """Something that a client asks for: a file by its name, or a page by what it is called for people."""

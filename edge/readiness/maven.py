@@ -159,6 +159,7 @@ class Shop:
         files = [file for registry in members if (file := _at(registry, path)) is not None]
         if not files:
             return None
+        had: Had | None
         self.asked.add((files[0].registry, path))
         try:
             had = await self.hand.file(files)
@@ -169,9 +170,13 @@ class Shop:
             return None
         except _FAILURES as error:
             self.account.fail(_thing(files[0]), error, targets)
-            return None
-        self.account.had.add(_thing(had.file))
+            if isinstance(error, Refused):
+                return None
+            had = None
+        else:
+            self.account.had.add(_thing(had.file))
         if self.signatures and not path.endswith(".asc"):
+            # Stored, and lost, by itself.
             await self._file(members, f"{path}.asc", targets, optional=True)
         return had
 

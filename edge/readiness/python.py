@@ -23,7 +23,7 @@ from origin.registries import Registry, pypi_names
 
 from ..locks import Lock, LockedFile, Malformed, Needed
 from ..locks.targets import Candidate, Target, holds, taken
-from . import Account, Build, Thing, Wish
+from . import MORE, Account, Build, Thing, Wish
 from .builds import build_requirements, metadata_in, requirements, requirements_in
 from .hands import Had, Hand
 from .places import Members, Places
@@ -96,6 +96,8 @@ class Shop:
         except _FAILURES as error:
             if is_asked:
                 self.account.fail(Thing(registry.name, project, "", "page", f"the page of {project}"), error, targets)
+            if not needed.files:
+                self._more("which of a project's files fits, its page tells, and one is missing", error)
         if "json" in needed.asks:
             page = Page(registry.name, project, f"json/{needed.version}")
             thing = Thing(registry.name, project, needed.version, "page", f"the JSON document of {project} {needed.version}")
@@ -166,6 +168,11 @@ class Shop:
             had = await self.hand.file(files)
         except _FAILURES as error:
             self.account.fail(thing, error, targets)
+            if not filename.endswith(".whl"):
+                self._more("what building a source distribution takes, it tells itself, and one is missing", error)
+            elif "sidecar" in needed.asks and shelf is not None and not isinstance(error, Refused):
+                # Wheels and what stands beside them are stored, and lost, each by itself.
+                await self._sidecar(files[0], shelf, needed.version, targets)
             return
         if needed.files:
             is_meant = await self.hand.agrees(had, locked.digests)
@@ -205,6 +212,11 @@ class Shop:
             return None
         self.account.had.add(thing)
         return had
+
+    def _more(self, told: str, error: Exception) -> None:
+        """Note that what is missing would have told what else is needed."""
+        if not self.hand.brings and not isinstance(error, Refused):
+            self.account.notes[f"{told}: {MORE}"] = None
 
     # -- builds
 

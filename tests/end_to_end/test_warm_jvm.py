@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edge import warm as warming
-from edge import warm_command
+from edge.readiness import MORE
+from edge.warm import MORE_POMS
 from tests import maven_stage
 from tests.fakes.maven import FakeMaven
 from tests.gradle_like import GradleLike
@@ -162,7 +162,7 @@ def test_a_lock_that_gradle_wrote_and_holds_to_resolves_without_the_repository_o
         before = ready(mirror, path)
         assert not before.ready
         assert before.missing == poms
-        assert before.lock["notes"] == [warming.MORE]
+        assert before.lock["notes"] == [MORE_POMS]
 
     for path in locks:
         done = warm(mirror, path)
@@ -183,11 +183,15 @@ def test_a_lock_that_gradle_wrote_and_holds_to_resolves_without_the_repository_o
     for path in telling:
         gone = ready(mirror, path)
         assert (gone.missing, gone.lock["notes"]) == (lost, [])
+    lose(mirror, FILES)
+    assert ready(mirror, telling[0]).missing == FILES
 
 
 def test_signatures_are_fetched_if_the_build_verifies_them(
-    mirror: Edge, repository: FakeMaven, group: str, jvm: JvmWorkspace, lock: Path
+    mirror: Edge, repository: FakeMaven, jars: Jars, group: str, jvm: JvmWorkspace, lock: Path
 ) -> None:
+    app = jars.component(f"{group}:app:1.0", parent=f"{group}:parent:4", requires=[f"{group}:lib:1.0"])
+    repository.publish(app.with_files(*(jars.file(f"{one.path}.asc", one.path.encode()) for one in (app.jar, app.pom))))
     (jvm.project / "gradle").mkdir()
     text = "<verification-metadata><configuration><verify-signatures>true</verify-signatures></configuration></verification-metadata>"
     (jvm.project / "gradle" / "verification-metadata.xml").write_text(text)
@@ -196,6 +200,10 @@ def test_signatures_are_fetched_if_the_build_verifies_them(
     mirror.age(HOURS_S)
     assert ready(mirror, lock).ready
     assert resolved(GradleLike(signatures=True), jvm, mirror.index_url, lock)
+
+    lost = ["app-1.0.jar", "app-1.0.jar.asc", "app-1.0.pom.asc", "core-1.5.pom"]
+    lose(mirror, lost)
+    assert ready(mirror, lock).missing == lost
 
 
 def test_what_was_never_fetched_of_a_gradle_lock_is_named(mirror: Edge, repository: FakeMaven, group: str, lock: Path) -> None:
@@ -248,7 +256,7 @@ def test_a_pom_that_was_warmed_is_built_without_the_repository(
     before = ready(mirror, pom, *with_mvn(maven), here=False)
     assert not before.ready
     assert before.missing == ["probe-maven-plugin-1.0.pom"]
-    assert before.lock["notes"][0] == warm_command.MORE
+    assert before.lock["notes"][0].endswith(MORE)
 
     done = warm(mirror, pom, *with_mvn(maven), here=False)
     assert done.status == 0, done.output
@@ -274,7 +282,7 @@ def test_a_pom_that_was_warmed_is_built_without_the_repository(
     gone = ready(mirror, pom, *with_mvn(maven), here=False)
     assert not gone.ready
     assert of_project(gone) == lost
-    assert warm_command.MORE not in gone.lock["notes"]
+    assert not any(MORE in note for note in gone.lock["notes"])
 
 
 def test_of_a_pom_that_was_never_warmed_what_maven_asks_for_is_named(
@@ -305,7 +313,7 @@ def test_what_the_other_modules_miss_is_named_though_one_cannot_be_built(
     said = ready(mirror, pom, *with_mvn(MAVEN_39), here=False)
     # What the first leads to nobody can tell, as this was never warmed, and that is said.
     assert said.missing == ["app-1.0.pom", "other-1.0.pom"]
-    assert said.lock["notes"][0] == warm_command.MORE
+    assert said.lock["notes"][0].endswith(MORE)
 
 
 def test_a_rule_is_in_force_while_an_outage_is_rehearsed(

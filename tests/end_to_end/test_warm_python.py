@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.readiness import MORE
 from tests import proxy_stage
 from tests.fakes import Authority, FakeNpm, FakePyPI
 from tests.harness import PDM, PIP, POETRY, TOOLS, UV, Edge, Pdm, Poetry, Result, Rule, Uv, Workspace
@@ -203,6 +204,8 @@ def test_a_lock_made_with_the_mirror_installs_with_the_registry_gone_once_it_is_
     before = ready(edge, lock)
     assert not before.ready
     assert before.missing == sorted([f"the page of {name}" for name in TREE] if "page" in case.asks else files)
+    # Without its page nobody can tell which files of a project fit, nor what builds a source distribution without that.
+    assert before.lock["notes"][-1].endswith(MORE)
 
     assert warm(edge, lock).status == 0
     fake.refuse()
@@ -218,6 +221,8 @@ def test_a_lock_made_with_the_mirror_installs_with_the_registry_gone_once_it_is_
     lost = half(asked)
     lose(edge, lost)
     assert ready(edge, lock).missing == lost
+    lose(edge, asked)
+    assert ready(edge, lock).missing == sorted(asked)
     workspace.empty_cache()
     # pip would try for a minute.
     assert not case.name.startswith("uv") or not case.install(workspace, edge.index_url).succeeded
