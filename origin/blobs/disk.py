@@ -44,6 +44,7 @@ from typing import NoReturn, Protocol, cast
 
 import trio
 
+from ..datadir import sync_directory
 from ..errors import Corrupt, Unavailable, Unusable
 from ..metrics import Metrics
 from ..model import Digest, Span
@@ -142,8 +143,8 @@ class DiskBlobs:
             for directory in (root, root / "sha256", root / "tmp"):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Blobs are no more durable than the directories that lead to them.
-            sync_directory(os.fspath(root))
-            sync_directory(os.fspath(root.parent))
+            sync_directory(root)
+            sync_directory(root.parent)
             self._make_names()
             self._room = self._measure()
         except OSError as error:
@@ -853,15 +854,6 @@ def close_quietly(fd: int) -> None:
         os.close(fd)
     except OSError as error:
         log.warning("a file of the store was not closed well: %s", error.strerror)
-
-
-def sync_directory(path: str) -> None:
-    """Make a directory's entries durable."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def size_of(path: str) -> int | None:

@@ -17,6 +17,7 @@ import trio.testing
 from origin.blobs import disk
 from origin.blobs.disk import STEP_BYTES, DiskBlobs, Room
 from origin.blobs.memory import MemoryBlobs
+from origin.datadir import sync_directory
 from origin.errors import Unavailable, Unusable
 from origin.metrics import Metrics
 from origin.model import Digest
@@ -419,7 +420,7 @@ async def test_an_adoption_that_fails_takes_nobody_elses_blob_with_it(blobs: Dis
     digest = await put(blobs, b"shared")
     await blobs.delete(digest)
     going_on = threading.Event()
-    real, failures = disk.sync_directory, iter([True])
+    real, failures = sync_directory, iter([True])
 
     def fail_once(path: str) -> None:
         if next(failures, False):
