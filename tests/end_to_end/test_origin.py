@@ -6,6 +6,7 @@ import base64
 import contextlib
 import http.client
 import json
+import os
 import signal
 import ssl
 import subprocess
@@ -18,6 +19,7 @@ import msgspec
 import pytest
 
 from origin.api import wire
+from origin.datadir import DataDirectory
 from origin.feed import checked
 from origin.model import Change, File, Page
 from origin.registries.pypi import PyPI
@@ -317,6 +319,15 @@ def test_a_second_origin_on_the_same_directory_says_so(origin: OriginProcess, fa
     other = OriginProcess(origin.directory / "other", {"pypi": fake.index_url}, data=origin.data)
     done = other.command("serve", "--listen", "127.0.0.1:0")
     assert (done.returncode, f"in use by process {origin.pid}" in done.stderr) == (1, True)
+
+
+def test_an_origin_starts_once_a_command_lets_go_of_its_store(origin: OriginProcess) -> None:
+    assert origin.stop() == 0
+    with DataDirectory.open(origin.data):
+        origin.start(wait=False)
+        wait_until(lambda: f"is in use by process {os.getpid()}: waiting" in origin.log_tail(), 20)
+    origin.wait_ready()
+    assert origin.log_tail().count("waiting up to") == 1
 
 
 def test_a_second_signal_ends_it_at_once(origin: OriginProcess, fake: FakePyPI, shelf: Shelf, project: str) -> None:
