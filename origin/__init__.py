@@ -15,13 +15,14 @@ Reading order:
 4. ``pipeline/`` — what happens to a thing between its first byte and its place in the store, one stage after another.
 5. ``service.py`` — pages and files, whatever the source, in ``pages.py`` and ``files.py``; ``groups.py`` for several upstreams
    at one path, ``relays.py`` for what is forwarded, ``notes.py`` for the small files that vouch for others.
-6. ``app.py`` — what wires a node.
+6. ``app.py`` — what wires a node; ``listening.py`` — how one serves until it is told to stop.
 7. What makes one the origin of others: ``api/wire.py`` (the words between nodes), ``identity.py`` and ``tokens.py`` (who is who),
    ``feed.py`` (the ledger, announced), ``fleet.py`` (the edges), ``recalling.py`` (policy and its changes), ``intake.py`` and
    ``holdings.py`` (what edges tell, and what they compare), ``api/server.py`` and ``api/following.py`` (the face), ``backup.py``;
    ``central.py`` and ``serve.py`` wire them.
 
-Beside them: ``settings.py``, ``node_settings.py``, ``words.py`` and ``toml_lines.py`` (what operators say, and where they said it),
-``control.py`` (the socket through which commands reach a running node), ``terminal.py`` (how commands talk to people), ``logs.py``,
-``metrics.py``, ``access.py``.
+Beside them: ``settings.py``, ``loading.py``, ``node_settings.py``, ``words.py`` and ``toml_lines.py`` (what operators say, and where they
+said it), ``control.py`` (the socket through which commands reach a running node), ``programs.py`` and ``terminal.py`` (what both command
+lines have alike, and how they talk to people), ``issuing.py`` (what every certificate of ours says), ``logs.py``, ``metrics.py``,
+``access.py``.
 """
