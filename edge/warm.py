@@ -25,7 +25,7 @@ from origin.policy.rules import judge
 from origin.service import Service
 
 from .hosts import Hosts
-from .readiness import MORE, Account, Asked, Lack, Thing, maven, npm, python
+from .readiness import Account, Asked, Lack, Thing, maven, npm, python
 from .readiness.hands import AT_ONCE, Bring, Hand, Look, Tally
 from .readiness.places import Places
 from .rehearsal import Answered, Rehearsals
@@ -36,9 +36,6 @@ TELL_S = 0.1
 REMEMBERED = 64
 REMEMBERED_PATHS = 20_000
 """Of how many locks whose files must be read to know what they need it is remembered, and how much of each."""
-
-MORE_POMS = f"what a missing POM leads to, only the POM tells: {MORE}"
-"""Said of a lock that was never brought here whole."""
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -149,18 +146,22 @@ class Warming:
             for build in asked.builds:
                 nursery.start_soon(distributions.build, build)
         if locked:
-            key = hashlib.sha256("\n".join(sorted(f"{':'.join(name)}:{version}" for name, version in locked.items())).encode())
-            await self._remembering(f"lock {key.hexdigest()[:40]}", modules, hand, account)
+            named = [f"{':'.join(name)}:{version}" for name, version in locked.items()]
+            await self._remembering(f"lock {_digest(named)}", modules, maven.UNREAD, account)
+        if distributions.unread or distributions.asked:
+            named = [f"{wish.needed.project} {wish.needed.version}" for wish in asked.wishes if wish.needed.kind == "pypi"]
+            named += [f"{build.name} {' '.join(build.requires)}" for build in asked.builds]
+            await self._remembering(f"built {_digest(named)}", distributions, python.UNREAD, account)
         return account
 
-    async def _remembering(self, key: str, shop: maven.Shop, hand: Hand, account: Account) -> None:
-        """Where a POM is missing, look for what it led to when this lock was brought here; when it is brought, remember."""
-        if not hand.brings and shop.unread:
+    async def _remembering(self, key: str, shop: maven.Shop | python.Shop, unread: str, account: Account) -> None:
+        """Where what leads to more is missing, look for that as it was when this lock was brought here; when it is brought, remember."""
+        if not shop.hand.brings and shop.unread:
             kept = await _recalled(self.node.service, key)
             await shop.remembered(kept, range(len(account.asked.targets)))
             if not kept:
-                account.notes[MORE_POMS] = None
-        elif hand.brings and not account.lacks:
+                account.notes[unread] = None
+        elif shop.hand.brings and not account.lacks:
             await _remember(self.node.service, key, sorted(shop.asked))
 
     # -- rehearsals
@@ -374,6 +375,10 @@ def _lack(lack: Lack, account: Account) -> dict[str, object]:
 
 def _sorted(lacks: Iterable[Lack]) -> list[Lack]:
     return sorted(lacks, key=lambda lack: (lack.thing.what != "page", lack.thing))
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:40]
 
 
 def _pair(project: str) -> tuple[str, str]:

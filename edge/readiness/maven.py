@@ -19,12 +19,15 @@ from origin.model import File, Page
 from origin.registries import Registry, maven_paths
 from origin.registries.maven_versions import is_snapshot
 
-from . import Account, Thing, Wish, poms
+from . import MORE, Account, Thing, Wish, poms
 from .hands import Had, Hand
 from .places import Members, Places
 
 LIMIT_LINEAGE = 32
 """How many POMs stand above one another at most."""
+
+UNREAD = f"what a missing POM leads to, only the POM tells: {MORE}"
+"""Said of a lock that was never brought here whole."""
 
 _FAILURES = (NotFound, Refused, Unavailable, Corrupt)
 

@@ -34,6 +34,9 @@ LIMIT_BUILD = 200
 LIMIT_DEPTH = 3
 """How deep builds may lie within one another: what builds the builder."""
 
+UNREAD = f"what a build takes, the source distribution tells and what is installed to build it, and one is missing: {MORE}"
+"""Said of a lock that was never brought here whole."""
+
 _NO_LOCK = Lock("")
 _FAILURES = (NotFound, Refused, Unavailable, Corrupt)
 
@@ -63,12 +66,18 @@ class Shelf:
 
 @dataclass(slots=True)
 class Shop:
-    """Where a lock's packages are looked for, and how."""
+    """Where a lock's packages are looked for, and how.
+
+    ``asked`` is what builds asked for, by target: instance, project, version and name of each file. ``unread`` says that something is
+    missing that would tell of more.
+    """
 
     hand: Hand
     places: Places
     account: Account
     everything: bool = False
+    asked: set[tuple[str, str]] = field(default_factory=set)
+    unread: bool = False
     _shelves: dict[Page, Shelf] = field(default_factory=dict)
 
     async def settle(self, wish: Wish) -> None:
@@ -96,8 +105,8 @@ class Shop:
         except _FAILURES as error:
             if is_asked:
                 self.account.fail(Thing(registry.name, project, "", "page", f"the page of {project}"), error, targets)
-            if not needed.files:
-                self._more("which of a project's files fits, its page tells, and one is missing", error)
+            if not needed.files and not self.hand.brings and not isinstance(error, Refused):
+                self.account.notes[f"which of a project's files fits, its page tells, and one is missing: {MORE}"] = None
         if "json" in needed.asks:
             page = Page(registry.name, project, f"json/{needed.version}")
             thing = Thing(registry.name, project, needed.version, "page", f"the JSON document of {project} {needed.version}")
@@ -169,7 +178,7 @@ class Shop:
         except _FAILURES as error:
             self.account.fail(thing, error, targets)
             if not filename.endswith(".whl"):
-                self._more("what building a source distribution takes, it tells itself, and one is missing", error)
+                self.unread = self.unread or not isinstance(error, Refused)
             elif "sidecar" in needed.asks and shelf is not None and not isinstance(error, Refused):
                 # Wheels and what stands beside them are stored, and lost, each by itself.
                 await self._sidecar(files[0], shelf, needed.version, targets)
@@ -213,11 +222,6 @@ class Shop:
         self.account.had.add(thing)
         return had
 
-    def _more(self, told: str, error: Exception) -> None:
-        """Note that what is missing would have told what else is needed."""
-        if not self.hand.brings and not isinstance(error, Refused):
-            self.account.notes[f"{told}: {MORE}"] = None
-
     # -- builds
 
     async def build(self, wanted: Build) -> None:
@@ -231,6 +235,21 @@ class Shop:
         for index, target in enumerate(self.account.asked.targets):
             await _Build(self, wanted.name, target, index, 0).gather(requires)
 
+    async def remembered(self, asked: Sequence[tuple[str, str]], targets: Sequence[int]) -> None:
+        """Look for what builds took when this lock was last brought here, where something is missing that would tell."""
+        told = {thing.name for thing in (*self.account.had, *(thing for thing, _ in self.account.lacks))}
+        for place, words in asked:
+            on = [index for index in targets if str(self.account.asked.targets[index]) == place]
+            registry, project, version, filename = words.split(" ", 3)
+            if not on or filename in told:
+                continue
+            thing = Thing(registry, project, version, "file", filename)
+            try:
+                await self.hand.file([File(registry, project, version, filename, "")])
+                self.account.had.add(thing)
+            except _FAILURES as error:
+                self.account.fail(thing, error, on)
+
     async def _build(self, sdist: Had, needed: Needed, targets: Iterable[int], depth: int) -> None:
         """What building an sdist takes, on each target."""
         told = f"{needed.project} {needed.version}"
@@ -240,6 +259,7 @@ class Shop:
             requires = await trio.to_thread.run_sync(build_requirements, sdist.file.filename, archive)
         except (ValueError, *_FAILURES) as error:
             self.account.lack(thing, "other", f"what building it takes is unknown: {error}", targets)
+            self.unread = True
             return
         if not requires:
             return
@@ -302,6 +322,7 @@ class _Build:
             shelf = await shop._look(groups[0][0], name)
         except _FAILURES as error:
             shop.account.fail(Thing(groups[0][0].name, name, "", "page", f"the page of {name}"), error, [self.index])
+            shop.unread = True
             return ()
         best = _newest(shelf, specifiers, self.target)
         if best is None:
@@ -314,10 +335,12 @@ class _Build:
             entry = shelf.entry(filename)
             assert entry is not None, "it was chosen from there"
             thing = Thing(entry.file.registry, entry.file.project, version, "file", filename)
+            self._keep(entry.file)
             try:
                 had = await shop.hand.file([entry.file])
             except _FAILURES as error:
                 shop.account.fail(thing, error, [self.index])
+                shop.unread = True
                 continue
             shop.account.had.add(thing)
             if filename.endswith(".whl"):
@@ -330,6 +353,8 @@ class _Build:
 
     async def _requires(self, had: Had, shelf: Shelf, version: str) -> Sequence[Requirement]:
         sidecar = await self.shop._sidecar(had.file, shelf, version, [self.index])
+        if sidecar is not None:
+            self._keep(sidecar.file)
         try:
             if sidecar is not None:
                 return requirements_in(await self.shop.hand.content(sidecar))
@@ -338,7 +363,12 @@ class _Build:
         except (ValueError, *_FAILURES) as error:
             thing = Thing(had.file.registry, had.file.project, version, "file", had.file.filename)
             self.shop.account.lack(thing, "other", f"what it requires is unknown: {error}", [self.index])
+            self.shop.unread = True
             return ()
+
+    def _keep(self, file: File) -> None:
+        """Have it remembered that this was asked for."""
+        self.shop.asked.add((str(self.target), f"{file.registry} {file.project} {file.version} {file.filename}"))
 
     def _missing(self, requirement: Requirement, reason: str) -> None:
         name = canonicalize_name(requirement.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edge.readiness import MORE
-from edge.warm import MORE_POMS
+from edge.readiness.maven import UNREAD
 from tests import maven_stage
 from tests.fakes.maven import FakeMaven
 from tests.gradle_like import GradleLike
@@ -162,7 +162,7 @@ def test_a_lock_that_gradle_wrote_and_holds_to_resolves_without_the_repository_o
         before = ready(mirror, path)
         assert not before.ready
         assert before.missing == poms
-        assert before.lock["notes"] == [MORE_POMS]
+        assert before.lock["notes"] == [UNREAD]
 
     for path in locks:
         done = warm(mirror, path)

@@ -302,6 +302,15 @@ def test_what_builds_an_sdist_is_fetched_and_missed_too(
     lose(mirror, [f"{tool.replace('-', '_')}-0.1-py3-none-any.whl"])
     assert ready(mirror, lock).missing == [f"{tool.replace('-', '_')}-0.1-py3-none-any.whl"]
 
+    # With the source gone nothing here says any more what builds it, nor with the builder what that requires: it was remembered.
+    wheels = [f"{each.replace('-', '_')}-{version}-py3-none-any.whl" for each, version in ((builder, newest), (tool, "0.1"))]
+    everything = sorted([source.filename, *wheels, *(f"{wheel}.metadata" for wheel in wheels)])
+    for lost in ([*wheels, f"{wheels[0]}.metadata"], everything):
+        lose(mirror, lost)
+        said = ready(mirror, lock)
+        assert said.missing == sorted(lost)
+        assert not any(MORE in note for note in said.lock["notes"])
+
 
 def test_what_builds_the_project_itself_is_fetched_too(
     mirror: Edge, fake: FakePyPI, shelf: Shelf, workspace: Workspace, project: str
