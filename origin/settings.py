@@ -91,8 +91,9 @@ class RegistrySettings(Table, frozen=True, kw_only=True):
 class UpstreamSettings(Table, frozen=True, kw_only=True):
     """How upstreams are reached. ``proxy`` is a URL and may hold credentials; ``ca`` is added to the operating system's store.
 
-    ``connect_timeout_s`` bounds a connection try, ``answer_timeout_s`` the wait for the first byte of an answer,
-    ``idle_timeout_s`` the wait for the next one: by default whoever asked has an answer within 2 and 10 s. ``rate`` is how many requests may be sent to each of them in a second, 0 for any number.
+    ``connect_timeout_s`` bounds a connection try, ``answer_timeout_s`` the wait for the first byte of an answer, ``idle_timeout_s`` the
+    wait for the next one: by default whoever asked has an answer within 2 and 10 s. ``rate`` is how many requests may be sent to each
+    of them in a second, 0 for any number.
     """
 
     proxy: str | None = None
