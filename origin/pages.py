@@ -377,9 +377,11 @@ class Pages:
             # The rules or sidecars may have changed while a thread worked: then that view is already wrong.
             if policy == self._policy and sidecars == held.sidecars:
                 held.view, held.policy = view, policy
-                # A retired page is in no table that a rule's edit could reach: its views are for the requests at hand alone.
-                if not held.validity.valid and not held.retired:
+                if not held.validity.valid:
+                    # Another one for each view: by it those know each other who keep what they made of one.
                     held.validity = Validity(held.answer.stamp.fresh_until)
+                    # A retired page is in no table that a rule's edit could reach: its views are for the requests at hand alone.
+                    held.validity.valid = not held.retired
 
     async def _made(self, held: HeldPage, listing: Listing, force: Policy, sidecars: Mapping[str, Digest]) -> Listing:
         """What sidecars and a policy leave of ``listing``."""

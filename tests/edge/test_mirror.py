@@ -15,7 +15,7 @@ from edge.mirror import Instance, Mirror
 from edge.render import Renderings
 from origin.http import Request, Response
 from origin.http.hot import HotPages
-from origin.model import Arriving, Span
+from origin.model import Arriving, Page, Span
 from tests.origin.test_files import landed, read_body
 from tests.scripted import Bench, Upload, bench
 from tests.wheels import KB, Shelf
@@ -57,6 +57,12 @@ class Front:
         if isinstance(response.body, bytes) and response.delivered is not None:
             response.delivered(len(response.body), True)
         return response
+
+    @staticmethod
+    def yanked(response: Response) -> dict[str, object]:
+        """What a page (JSON) says of its files."""
+        assert isinstance(response.body, bytes)
+        return {file["filename"]: file.get("yanked", False) for file in json.loads(response.body)["files"]}
 
     def counted(self, outcome: str, kind: str = "page") -> int:
         return self.bench.metrics.tally("mirror", "pypi", kind, outcome).count
@@ -114,6 +120,37 @@ async def test_every_variant_has_an_etag_of_its_own_that_changes_with_policy_alo
         assert not set(during) & set(before)
         f.bench.service.set_rules([])
         assert await etags() == before, "the same content has the same tag again, on every edge"
+
+
+async def test_whoever_waits_while_a_page_is_refused_and_then_replaced_gets_nothing_written_before(
+    tmp_path: Path, clock: MockClock, upload: Upload
+) -> None:
+    async with front(tmp_path, upload) as f, trio.open_nursery() as nursery:
+        before = await f.ask("/pypi/simple/six/", accept=JSON)
+        assert f.yanked(before) == {"six-1.0-py3-none-any.whl": False}
+        clock.jump(601)
+        f.bench.source.open_gate = gate = trio.Event()
+        waited: list[Response] = []
+
+        @nursery.start_soon
+        async def wait() -> None:
+            waited.append(await f.ask("/pypi/simple/six/", accept=JSON))
+
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        f.bench.rule("pkg:pypi/six@1.0")
+        held = await f.bench.service._pages.held(Page("pypi", "six"))
+        assert held is not None
+        async with held.making:
+            # It waits no longer, and is to have what is held; that moment the new page comes.
+            await trio.sleep(1.1)
+            f.bench.source.projects["six"].append(Upload("six-2.0-py3-none-any.whl", b"new"))
+            gate.set()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            assert held.retired
+            assert not waited
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert waited[0].header("cache-status") == "leeward; hit; detail=upstream-slow"
+        assert f.yanked(waited[0]) == {"six-1.0-py3-none-any.whl": "not for us"}
 
 
 @pytest.mark.parametrize(
