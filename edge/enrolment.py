@@ -32,12 +32,22 @@ class NotEnrolled(Unusable):
     """The settings name an origin that this edge does not belong to."""
 
 
+class FormerKey(msgspec.Struct, frozen=True):
+    """A key that the fleet had, base64, until then (UTC seconds), as far as is known here."""
+
+    key: str
+    until: float
+
+    def __repr__(self) -> str:
+        return f"<FormerKey until {self.until:.0f}>"
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """What an edge is to its origin.
 
     ``pin`` is the SHA-256 of the origin's SubjectPublicKeyInfo, in hex; ``deployment`` its id in ``CDN-Loop``; ``key`` the Ed25519 public
-    key of its ledger, base64. ``secret`` and ``fleet`` (base64) are secrets, and so is ``fleet_before``, the fleet's key until
-    ``fleet_since`` (UTC seconds), ``""`` if it never was another.
+    key of its ledger, base64. ``secret`` and ``fleet`` (base64) are secrets, and so are the keys in ``fleet_former``, those that the fleet
+    had lately, the newest last.
     """
 
     url: str
@@ -47,8 +57,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str
     key: str
     fleet: str
-    fleet_before: str = ""
-    fleet_since: float = 0.0
+    fleet_former: tuple[FormerKey, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Identity {self.edge} of {self.url}>"
@@ -60,10 +69,6 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def fleet_key(self) -> bytes:
         return base64.b64decode(self.fleet)
-
-    @property
-    def key_before(self) -> bytes:
-        return base64.b64decode(self.fleet_before)
 
 
 def read_identity(data: Path) -> Identity | None:

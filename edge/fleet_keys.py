@@ -2,7 +2,8 @@
 
 When an edge is dismissed its origin makes a new key, and tells each of those who are left in answer to their next acknowledgement, half a
 minute later at most. Until all can have heard of it an edge shows the old one; and for a while longer it takes both, since one that was out
-of contact just then still shows the old one. After that the edge that was dismissed is a stranger to all.
+of contact just then still shows the old one. After that the edge that was dismissed is a stranger to all. Several may be dismissed one
+after the other: each has left the key that it was dismissed with, and those who stay take all of them for that while.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from origin.errors import Unusable
 from origin.model import Clock
 from origin.tokens import key_name, proof, sibling, sibling_token
 
-from .enrolment import Identity, read_identity, write_identity
+from .enrolment import FormerKey, Identity, read_identity, write_identity
 
 log = logging.getLogger("leeward.follow")
 
 SHOWN_S = 60.0
-"""How long the key before is still shown: in that time all who are in contact with the origin have heard of the new one."""
+"""How long after a change the key before is still shown: by then all who are in contact with the origin have heard of the new one."""
 
 TAKEN_S = 600.0
 """How long it is still taken: what an edge that was dismissed has left, and one that is out of contact too."""
@@ -54,9 +55,10 @@ class FleetKeys:
             return
         if len(key) < LEAST_BYTES:
             raise ValueError("the fleet's key that the origin told is too short to be one")
-        before = self._identity
+        before, text = self._identity, base64.b64encode(key).decode()
+        former = (*self._former(TAKEN_S), FormerKey(before.fleet, self._clock()))
         self._identity = msgspec.structs.replace(
-            before, fleet=base64.b64encode(key).decode(), fleet_before=before.fleet, fleet_since=self._clock()
+            before, fleet=text, fleet_former=tuple(each for each in former if each.key != text)
         )
         log.info("the fleet has a new key")
         try:
@@ -81,21 +83,30 @@ class FleetKeys:
         return proof(self._shown(), text)
 
     def _shown(self) -> bytes:
-        return self._taken(SHOWN_S)[-1]
+        # Who has heard of two keys one shortly after the other shows neither yet: others have heard of the second alone.
+        shown, given_up_at = self._identity.fleet, self._clock()
+        for former in reversed(self._former(TAKEN_S - SHOWN_S)):
+            if given_up_at - former.until >= SHOWN_S:
+                break
+            shown, given_up_at = former.key, former.until
+        return base64.b64decode(shown)
 
     # ---- from siblings
 
     def who(self, authorization: str | None) -> str | None:
         """The edge that made the token in this ``Authorization`` value; None if it is none of the fleet."""
-        found = (sibling(key, authorization, self._clock()) for key in self._taken(TAKEN_S))
+        found = (sibling(key, authorization, self._clock()) for key in self._taken())
         return next((edge for edge in found if edge is not None), None)
 
     def proofs_of(self, text: str) -> str:
         """The proof of ``text`` by each key that a sibling may expect it by."""
-        return " ".join(proof(key, text) for key in self._taken(TAKEN_S))
+        return " ".join(proof(key, text) for key in self._taken())
 
-    def _taken(self, within_s: float) -> Sequence[bytes]:
-        """The newest key, and the one before if that was given up within so many seconds."""
-        identity = self._identity
-        is_lately = 0 <= self._clock() - identity.fleet_since < within_s
-        return (identity.fleet_key, identity.key_before) if identity.fleet_before and is_lately else (identity.fleet_key,)
+    def _taken(self) -> Sequence[bytes]:
+        """The newest key, and those before that were given up lately."""
+        return (self._identity.fleet_key, *(base64.b64decode(former.key) for former in reversed(self._former(TAKEN_S))))
+
+    def _former(self, within_s: float) -> Sequence[FormerKey]:
+        """The keys that were given up within so many seconds, the newest last."""
+        now = self._clock()
+        return [former for former in self._identity.fleet_former if 0 <= now - former.until < within_s]

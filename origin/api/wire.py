@@ -55,8 +55,8 @@ VERDICTS = "leeward-verdicts"
 NONCE = "leeward-nonce"
 PROOF = "leeward-proof"
 """What a sibling is asked to prove its answer with, and the proof: ``proven_text`` signed with the fleet's key. Siblings may be
-reached over plain HTTP, and a page is believed as it comes: nobody else's may pass for it. Around a change of the key there are two proofs,
-with a space between them.
+reached over plain HTTP, and a page is believed as it comes: nobody else's may pass for it. Around a change of the key there is one proof
+for each that is taken, with a space between them.
 """
 
 PAGE_TYPE = "application/vnd.leeward.page"

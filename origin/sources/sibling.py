@@ -46,7 +46,7 @@ class SiblingSource(RemoteSource):
         if answer.status not in {200, 206, 304, 403}:
             return
         wanted = self._prove(wire.proven_text(challenge, target, answer.status, answer.field))
-        # One for each key that it takes: around a change of the fleet's key there are two.
+        # One for each key that it takes: around a change of the fleet's key there are several.
         proofs = (answer.field(wire.PROOF) or "").split()
         if not any(hmac.compare_digest(each.encode(), wanted.encode()) for each in proofs):
             raise Failed("digest", f"{self.link.host} does not prove that its answer is one of this fleet")

@@ -15,7 +15,7 @@ from edge.fleet_keys import SHOWN_S, TAKEN_S, FleetKeys
 from origin.tokens import key_name
 from tests.scripted import now
 
-OLD, NEW = b"o" * 32, b"n" * 32
+OLD, NEW, NEWER = b"o" * 32, b"n" * 32, b"r" * 32
 
 
 def identity(edge: str, key: bytes = OLD) -> Identity:
@@ -63,6 +63,47 @@ async def test_siblings_know_each_other_through_a_change_of_the_key_and_the_dism
     assert first.who(f"Bearer {dismissed.token()}") is None
     new = keys(tmp_path, "new", NEW)
     assert knows(first, new) and knows(new, first)
+
+
+async def test_siblings_know_each_other_though_one_has_heard_of_fewer_keys_when_several_edges_are_dismissed_in_a_row(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    first, second, dismissed = (keys(tmp_path, name) for name in ("first", "second", "dismissed"))
+    await first.learn(NEW)
+    await trio.sleep(20)
+    await first.learn(NEWER)
+    await trio.sleep(10)
+    await second.learn(NEWER)
+    for _ in range(30):
+        assert knows(first, second) and knows(second, first), trio.current_time()
+        await trio.sleep(5)
+    assert not knows(dismissed, first), "it shows the newest by now"
+    assert first.name == second.name == key_name(NEWER)
+    await trio.sleep(TAKEN_S)
+    assert knows(first, second) and knows(second, first)
+    assert not knows(first, dismissed) and not knows(first, keys(tmp_path, "dismissed-later", NEW))
+
+
+async def test_the_oldest_key_is_shown_no_longer_than_others_take_it_however_many_are_dismissed(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    first, other = keys(tmp_path, "first"), keys(tmp_path, "other")
+    for number in range(40):
+        await first.learn(bytes([number]) * 32)
+        await trio.sleep(10)
+        await other.learn(bytes([number]) * 32)
+        await trio.sleep(20)
+        assert knows(first, other) and knows(other, first), number
+
+
+async def test_a_key_that_is_in_force_again_is_no_former_one(tmp_path: Path) -> None:
+    first = keys(tmp_path, "first")
+    for key in (NEW, OLD):
+        await first.learn(key)
+    assert len(first.proofs_of("an answer").split()) == 2
+    kept = read_identity(tmp_path / "first")
+    assert kept is not None and [base64.b64decode(former.key) for former in kept.fleet_former] == [NEW]
+    assert kept.fleet_former[0].key not in repr(kept.fleet_former)
 
 
 async def test_a_change_of_the_key_goes_on_after_a_restart(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
