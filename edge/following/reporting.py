@@ -83,13 +83,14 @@ class Acknowledging:
             nursery.start_soon(self._verdicts)
             while True:
                 await self._standing.wait_connected()
-                with trio.move_on_after(jittered(AT_LEAST_S, random.random)):
+                with trio.move_on_after(jittered(AT_LEAST_S, random.random)) as waiting:
                     await self._due.wait()
                     if self._told == self._policy.vouched:
                         with trio.move_on_after(AT_MOST_S):
                             await self._policy.wait_applied()
                 self._due = trio.Event()
-                if not self._cursor and self._policy.vouched in (0, self._told):
+                if not self._cursor and not self._policy.vouched and not waiting.cancelled_caught:
+                    # There is nothing to say. Once in a while it is said all the same: by the answer a new key of the fleet is heard of.
                     continue
                 try:
                     await self._acknowledge()

@@ -10,6 +10,7 @@ import trio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from edge.following.reporting import AT_LEAST_S, NOWHERE
 from origin.api import wire
 from origin.errors import Unavailable
 from origin.model import Change
@@ -293,6 +294,30 @@ async def test_a_recall_is_acknowledged_by_an_edge_that_is_still_taking_in_what_
             assert wire.read_cursor(origin.acknowledged[-1].cursor)[0] != origin.ledger.epoch, "it follows from nowhere yet"
             more.set()
             await soon(lambda: origin.acknowledged[-1].cursor == origin.ledger.cursor)
+
+
+@pytest.mark.parametrize("recalled", [0, 1])
+async def test_an_edge_that_is_still_taking_in_what_there_is_says_so_often_enough_to_hear_of_a_new_key(
+    clock: MockClock, recalled: int
+) -> None:
+    async with following() as origin:
+        edge = Edge(origin)
+        await origin.page("six")
+        for _ in range(recalled):
+            await origin.recall("pkg:pypi/evil")
+
+        give = origin._snapshot
+
+        async def endless(after: str, limit: int) -> wire.Snapshot:
+            await trio.sleep(2)
+            return msgspec.structs.replace(await give("", limit), after="page ")
+
+        origin._snapshot = endless  # type: ignore[method-assign]
+        async with edge.run():
+            await trio.sleep(5 * AT_LEAST_S)
+            assert len(origin.acknowledged) >= 3
+            assert {told.cursor for told in origin.acknowledged} == {NOWHERE}
+            assert origin.acknowledged[-1].verdicts == recalled
 
 
 async def test_an_edge_that_starts_says_what_it_has_in_force_though_there_is_no_news(clock: MockClock) -> None:
