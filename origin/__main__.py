@@ -102,7 +102,8 @@ def _parser() -> argparse.ArgumentParser:
         "dismiss",
         _dismiss,
         "let an edge in no more",
-        "Forget an edge, or an invitation that was not used. It gets nothing from here any more.\n"
+        "Forget an edge, or an invitation that was not used. It gets nothing from here any more, and some minutes later nothing\n"
+        "from its siblings either, who are told another key: those in contact within half a minute.\n"
         "What it holds it goes on serving until its lease ends, if its settings say so.",
         "origin dismiss berlin",
     )

@@ -77,7 +77,10 @@ class Fleet:
             await self._open()
 
     async def _open(self) -> None:
-        found = {member.name: member for member in await self._catalog.edges()}
+        self._take({member.name: member for member in await self._catalog.edges()})
+
+    def _take(self, found: dict[str, Member]) -> None:
+        """These are the edges, as they are written."""
         for name, member in found.items():
             known = self._members.get(name)
             # What is known of an edge here is newer than what is written; of one that enrolled anew nothing holds any more.
@@ -141,10 +144,12 @@ class Fleet:
             if key != self.key and self._keep_key is not None:
                 # Before it is gone: a command that is cut short here is given again, and finds the edge still there to dismiss.
                 await trio.to_thread.run_sync(self._keep_key, key)
-            known = await self._catalog.dismiss(name)
-            await self._open()
-            # Those who are left hear of it when they next tell how they stand.
-            self.key = key
+            with trio.CancelScope(shield=True):
+                known = await self._catalog.dismiss(name)
+                # With no look at the rows: whoever is in them no more must not stay because that was cut short, or failed.
+                self._take({each: member for each, member in self._members.items() if each != name})
+                # Those who are left hear of it when they next tell how they stand.
+                self.key = key
             return known
 
     # ---- how they stand

@@ -207,7 +207,8 @@ class Following:
     async def _acknowledgement(self, node: str, request: Request, _: Query) -> Response:
         told = read(request.body, wire.Acknowledgement)
         epoch, serial = wire.read_cursor(told.cursor)
-        ledger = self._central.ledger
+        ledger, fleet = self._central.ledger, self._central.fleet
+        membership = fleet.membership(node)
         if epoch == ledger.epoch and serial > ledger.head:
             # Perhaps it follows from a snapshot, and has seen lines that were not announced yet.
             await ledger.announce()
@@ -215,8 +216,8 @@ class Following:
         # that has followed lines which are not there: the ledger was rolled back, and its revisions are perhaps given anew by now.
         is_ahead = epoch == ledger.epoch and serial > ledger.head
         told = msgspec.structs.replace(told, verdicts=0 if is_ahead else min(told.verdicts, self.revision))
-        fleet = self._central.fleet
-        if fleet.membership(node) is None:
+        if membership is None or not fleet.is_current(membership):
+            # Dismissed meanwhile, or another one has its name now: the key is not for it.
             return unknown(request.target)
         fleet.acknowledge(node, told, min(serial, ledger.head) if epoch == ledger.epoch else 0)
         if told.fleet and told.fleet != key_name(fleet.key):

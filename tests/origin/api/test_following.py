@@ -193,12 +193,46 @@ async def test_an_edge_whose_dismissal_was_cut_short_is_still_there_to_be_dismis
         assert fleet.key == open_identity(tmp_path, ["localhost"], time.time()).fleet != before
 
 
+async def test_an_edge_is_dismissed_though_whoever_asked_for_it_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with origin(tmp_path) as o:
+        fleet, before, dismiss = o.central.fleet, o.identity.fleet, o.bench.catalog.dismiss
+
+        with trio.CancelScope() as asking:
+
+            async def leave(name: str) -> bool:
+                asking.cancel()
+                return await dismiss(name)
+
+            monkeypatch.setattr(o.bench.catalog, "dismiss", leave)
+            await fleet.dismiss("tokyo")
+        assert await o.bench.catalog.edges() == []
+        assert (await o.asked("ping")).status == 401
+        assert fleet.key == open_identity(tmp_path, ["localhost"], time.time()).fleet != before
+
+
+async def test_the_new_key_is_not_told_to_who_was_dismissed_while_it_asked_though_another_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with origin(tmp_path) as o:
+        fleet, ledger = o.central.fleet, o.central.ledger
+
+        async def meanwhile() -> None:
+            await fleet.dismiss("tokyo")
+            assert await fleet.enrol(await fleet.invite("tokyo", 60))
+
+        monkeypatch.setattr(ledger, "announce", meanwhile)
+        beyond = wire.cursor_text(ledger.epoch, ledger.head + 1)
+        told = wire.Acknowledgement(cursor=beyond, verdicts=0, fleet=key_name(o.identity.fleet))
+        assert await o.tell("acknowledgements", told) == 401
+        assert [(state.name, state.seen_at) for state in fleet.states()] == [("tokyo", 0)]
+
+
 async def test_an_edge_that_is_dismissed_while_it_waits_is_told_so_at_once(
     tmp_path: Path, autojump_clock: trio.testing.MockClock
 ) -> None:
-    # Worker threads count as blocked tasks: the threshold keeps the clock from jumping while the fleet's key is written down.
-    autojump_clock.autojump_threshold = 0.5
     async with origin(tmp_path) as o:
+        # Worker threads count as blocked tasks: the clock would jump while the fleet's key is written down.
+        o.central.fleet._keep_key = None
         answers: list[int] = []
 
         async def wait() -> None:
