@@ -171,17 +171,17 @@ def check_version(text: str) -> None:
 
 
 def local_mode(programs: Sequence[str], ourselves: int, edge: int | None, edge_is_named: bool) -> str:
-    """Local mode as mitmproxy is told it: programs, and ourselves to see that it works, but never the edge.
+    """Local mode as mitmproxy is told it: programs, never the edge, and ourselves to see that it works.
 
-    The first pattern decides whether whatever matches none is captured: it is if that pattern leaves something out.
+    The first pattern decides whether whatever matches none is captured: it is if that pattern leaves something out. Of those that
+    match, the last decides: ours stands there, since this command is called as the edge is.
     """
     left_out = [f"!{edge}"] if edge is not None else []
     if edge_is_named:
         # Its process id is new after a restart, its name is not.
         left_out.append("!edge")
-    return (
-        "local:" + ",".join([*programs, str(ourselves), *left_out] if programs else left_out) if programs or left_out else "local"
-    )
+    patterns = [*programs, *left_out]
+    return f"local:{','.join([*patterns, str(ourselves)])}" if patterns else "local"
 
 
 def rules(wanted: Wanted, spared: Sequence[int], ipv6: bool) -> tuple[str, ...]:

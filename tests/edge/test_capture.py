@@ -329,8 +329,9 @@ def wanted(**arguments: Any) -> capturing.Wanted:
 
 
 def test_the_edge_is_left_out_of_local_mode_and_ourselves_are_in_it_to_see_that_it_works() -> None:
-    assert capturing.local_mode((), 10, 20, edge_is_named=False) == "local:!20"
-    assert capturing.local_mode(("pip", "uv"), 10, 20, edge_is_named=True) == "local:pip,uv,10,!20,!edge"
+    assert capturing.local_mode((), 10, 20, edge_is_named=False) == "local:!20,10"
+    assert capturing.local_mode((), 10, 20, edge_is_named=True) == "local:!20,!edge,10"
+    assert capturing.local_mode(("pip", "uv"), 10, 20, edge_is_named=True) == "local:pip,uv,!20,!edge,10"
     assert capturing.local_mode((), 10, None, edge_is_named=False) == "local"
     assert capturing.local_mode(("pip",), 10, None, edge_is_named=False) == "local:pip,10"
 
