@@ -411,7 +411,7 @@ async def test_another_host_that_limits_us_stops_its_own_files_only(at: Bench) -
 def test_the_share_of_an_edge_that_is_cut_off_is_small_whatever_was_configured() -> None:
     upstream = Upstream(registry=PyPI("pypi", "http://pypi.test/"), rate_per_s=100, pages_at_once=4).meagre()
     assert (upstream.rate_per_s, upstream.pages_at_once, upstream.files_at_once) == (5, 4, 8)
-    assert (upstream.timeouts.connect_s, upstream.timeouts.first_byte_s) == (0.9, 4.0)
+    assert (upstream.timeouts.connect_s, upstream.timeouts.first_byte_s) == (0.9, 3.8)
     assert Upstream(registry=upstream.registry).meagre().rate_per_s == 5
     assert Upstream(registry=upstream.registry, rate_per_s=1).meagre().rate_per_s == 1
 
