@@ -131,10 +131,12 @@ async def test_whoever_waits_while_a_page_is_refused_and_then_replaced_gets_noth
         clock.jump(601)
         f.bench.source.open_gate = gate = trio.Event()
         waited: list[Response] = []
+        is_answered = trio.Event()
 
         @nursery.start_soon
         async def wait() -> None:
             waited.append(await f.ask("/pypi/simple/six/", accept=JSON))
+            is_answered.set()
 
         await trio.testing.wait_all_tasks_blocked(0.01)
         f.bench.rule("pkg:pypi/six@1.0")
@@ -148,7 +150,7 @@ async def test_whoever_waits_while_a_page_is_refused_and_then_replaced_gets_noth
             await trio.testing.wait_all_tasks_blocked(0.01)
             assert held.retired
             assert not waited
-        await trio.testing.wait_all_tasks_blocked(0.01)
+        await is_answered.wait()
         assert waited[0].header("cache-status") == "leeward; hit; detail=upstream-slow"
         assert f.yanked(waited[0]) == {"six-1.0-py3-none-any.whl": "not for us"}
 
