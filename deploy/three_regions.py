@@ -8,11 +8,15 @@ ends all of them on Ctrl-C or SIGTERM, or when one of them ends. Run again it go
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import fcntl
 import os
 import re
 import shlex
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -21,6 +25,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import trio
 
@@ -320,14 +325,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = _parser().parse_args(arguments)
     directory: Path = asked.directory.absolute()
     fleet = Fleet.of(directory, asked.ports, dict(asked.upstream), os.environ)
-    if asked.fresh:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (directory / "lock").open("a") as lock:
+        try:
+            _check_alone(lock, asked.ports, directory)
+        except Failed as error:
+            print(f"three-regions: {error}", file=sys.stderr)
+            return 1
+        return _run(fleet, asked.fresh)
+
+
+def _check_alone(lock: TextIO, ports: Sequence[int], directory: Path) -> None:
+    """Hold the lock, and find the ports free: raises ``Failed`` otherwise.
+
+    Another run's nodes would be taken for these, and its logs and data would be written over.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Failed(
+            f"it runs already in {_near(directory)}; end that first, or name another directory and other --ports"
+        ) from None
+    for port in ports:
+        # What else is wrong with a port the node says itself.
+        with socket.socket() as probe, contextlib.suppress(OverflowError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise Failed(f"port {port} is taken; end what listens there, or name others: --ports ORIGIN A B C") from None
+
+
+def _run(fleet: Fleet, fresh: bool) -> int:
+    if fresh:
         for node in (fleet.origin, *fleet.edges):
             shutil.rmtree(node.data, ignore_errors=True)
     if not fleet.origin.data.exists():
         # The origin will be another one, which does not know them.
         for edge in fleet.edges:
             edge.identity.unlink(missing_ok=True)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         trio.run(_until_told, fleet)
     except BaseExceptionGroup as group:

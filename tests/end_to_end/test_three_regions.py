@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,28 @@ def test_a_port_that_is_taken_is_told_and_nothing_is_left_running(regions: Regio
         taken.listen()
         regions.start(wait=False)
         assert regions.wait() == 1
-    assert "edge-b ended" in regions.told
-    assert f"127.0.0.1:{regions.ports[2]}" in regions.told.split("edge-b ended", 1)[1]
+    assert f"three-regions: port {regions.ports[2]} is taken" in regions.told
+    assert "run on this machine" not in regions.told
     assert regions.processes() == {}
+
+
+def test_a_second_run_in_the_same_directory_leaves_the_first_alone(regions: Regions) -> None:
+    regions.start()
+    logs = [regions.directory / f"{name}.log" for name in ("origin", "edge-a", "edge-b", "edge-c")]
+    before = [log.read_bytes() for log in logs]
+    for arguments in (["--fresh"], ["--ports", "1", "2", "3", "4"]):
+        second = subprocess.run(
+            [sys.executable, "deploy/three_regions.py", str(regions.directory), *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (second.returncode, second.stdout) == (1, "")
+        assert second.stderr.startswith(f"three-regions: it runs already in {regions.directory}; ")
+    assert all(log.read_bytes().startswith(said) for log, said in zip(logs, before, strict=True))
+    regions.signal(signal.SIGINT)
+    assert regions.wait() == 0
 
 
 def test_make_passes_on_where_and_on_which_ports() -> None:
