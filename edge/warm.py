@@ -148,7 +148,7 @@ class Warming:
         if locked:
             named = [f"{':'.join(name)}:{version}" for name, version in locked.items()]
             await self._remembering(f"lock {_digest(named)}", modules, maven.UNREAD, account)
-        if distributions.unread or distributions.asked:
+        if distributions.unread or distributions.built:
             named = [f"{wish.needed.project} {wish.needed.version}" for wish in asked.wishes if wish.needed.kind == "pypi"]
             named += [f"{build.name} {' '.join(build.requires)}" for build in asked.builds]
             await self._remembering(f"built {_digest(named)}", distributions, python.UNREAD, account)
@@ -158,8 +158,8 @@ class Warming:
         """Where what leads to more is missing, look for that as it was when this lock was brought here; when it is brought, remember."""
         if not shop.hand.brings and shop.unread:
             kept = await _recalled(self.node.service, key)
-            await shop.remembered(kept, range(len(account.asked.targets)))
-            if not kept:
+            await shop.remembered(kept or (), range(len(account.asked.targets)))
+            if kept is None:
                 account.notes[unread] = None
         elif shop.hand.brings and not account.lacks:
             await _remember(self.node.service, key, sorted(shop.asked))
@@ -202,8 +202,8 @@ class Warming:
                     shop = maven.Shop(Look(service), Places(self.node.registries, self.paths, (), self.hosts), account)
                     shop.asked |= {(files[0].registry, files[0].path) for files, _ in found}
                     kept = await _recalled(self.node.service, f"pom {wanted.key}")
-                    await shop.remembered(kept, ())
-                is_whole = bool(kept)
+                    await shop.remembered(kept or (), ())
+                is_whole = kept is not None
         return {
             "asked": len(asked),
             "whole": is_whole,
@@ -318,12 +318,14 @@ async def _remember(service: Service, key: str, paths: Sequence[tuple[str, str]]
     kept = [each for each in kept if each != key] + [key]
     await service.remember(f"{_INDEX} {key}", msgspec.json.encode(paths).decode())
     for gone in kept[:-REMEMBERED]:
-        await service.remember(f"{_INDEX} {gone}", "[]")
+        await service.remember(f"{_INDEX} {gone}", "")
     await service.remember(_INDEX, msgspec.json.encode(kept[-REMEMBERED:]).decode())
 
 
-async def _recalled(service: Service, key: str) -> Sequence[tuple[str, str]]:
-    return msgspec.json.decode(await service.recall(f"{_INDEX} {key}") or "[]", type=list[tuple[str, str]])
+async def _recalled(service: Service, key: str) -> Sequence[tuple[str, str]] | None:
+    """What a lock needed, which may be nothing; None if it was never brought here whole, or that was forgotten."""
+    told = await service.recall(f"{_INDEX} {key}")
+    return msgspec.json.decode(told, type=list[tuple[str, str]]) if told else None
 
 
 # ---- what is told ----------------------------------------------------------------------------------------------------

@@ -68,8 +68,8 @@ class Shelf:
 class Shop:
     """Where a lock's packages are looked for, and how.
 
-    ``asked`` is what builds asked for, by target: instance, project, version and name of each file. ``unread`` says that something is
-    missing that would tell of more.
+    ``asked`` is what builds asked for, by target: instance, project, version and name of each file; ``built`` says that there are builds,
+    which may ask for nothing. ``unread`` says that something is missing that would tell of more.
     """
 
     hand: Hand
@@ -77,6 +77,7 @@ class Shop:
     account: Account
     everything: bool = False
     asked: set[tuple[str, str]] = field(default_factory=set)
+    built: bool = False
     unread: bool = False
     _shelves: dict[Page, Shelf] = field(default_factory=dict)
 
@@ -226,6 +227,7 @@ class Shop:
 
     async def build(self, wanted: Build) -> None:
         """What building a project of one's own takes, on each target."""
+        self.built = True
         try:
             requires = requirements(wanted.requires)
         except ValueError as error:
@@ -252,6 +254,7 @@ class Shop:
 
     async def _build(self, sdist: Had, needed: Needed, targets: Iterable[int], depth: int) -> None:
         """What building an sdist takes, on each target."""
+        self.built = True
         told = f"{needed.project} {needed.version}"
         thing = Thing(sdist.file.registry, sdist.file.project, needed.version, "file", sdist.file.filename)
         try:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from edge.readiness import MORE
+from edge.readiness.python import UNREAD
 from tests import proxy_stage
 from tests.fakes import Authority, FakeNpm, FakePyPI
 from tests.harness import PDM, PIP, POETRY, TOOLS, UV, Edge, Pdm, Poetry, Result, Rule, Uv, Workspace
@@ -310,6 +311,22 @@ def test_what_builds_an_sdist_is_fetched_and_missed_too(
         said = ready(mirror, lock)
         assert said.missing == sorted(lost)
         assert not any(MORE in note for note in said.lock["notes"])
+
+
+def test_a_source_distribution_that_is_built_with_nothing_leads_to_nothing_more_when_it_is_missing(
+    mirror: Edge, fake: FakePyPI, shelf: Shelf, workspace: Workspace, project: str
+) -> None:
+    source = shelf.sdist(project, "1.0")
+    fake.publish(source)
+    lock = workspace.project / "requirements.txt"
+    lock.write_text(f"{source.pin} {source.hash_option}\n")
+    assert mirror.command("refresh", f"pkg:pypi/{project}").returncode == 0
+    before = ready(mirror, lock)
+    assert (before.missing, before.lock["notes"]) == ([source.filename], [UNREAD])
+    assert warm(mirror, lock).ready
+    lose(mirror, [source.filename])
+    said = ready(mirror, lock)
+    assert (said.missing, said.lock["notes"]) == ([source.filename], [])
 
 
 def test_what_builds_the_project_itself_is_fetched_too(
