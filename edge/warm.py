@@ -348,7 +348,7 @@ def _told(account: Account, *, local: bool) -> dict[str, object]:
     return {
         "lock": asked.name,
         "format": asked.format,
-        "ready": bool(fit or not asked.wishes) and all(each["ready"] for each in fit) and (local or not outside),
+        "ready": bool(fit) and all(each["ready"] for each in fit) and (local or not outside),
         "platforms": platforms,
         "missing": [_lack(lack, account) for lack in lacks if lack.why != "refused"],
         "refused": [_lack(lack, account) for lack in lacks if lack.why == "refused"],

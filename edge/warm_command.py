@@ -280,7 +280,11 @@ def warm_lines(result: Mapping[str, Any]) -> list[str]:
     """What became of ``warm``: of each lock what could not be had, then the sum."""
     lines: list[str] = []
     for lock in result["locks"]:
-        lines += _trouble_lines(lock)
+        trouble = _trouble_lines(lock)
+        if not (lock["ready"] or trouble):
+            # Nothing is missing: it is not for all of what was asked for, or for none of it.
+            trouble = [f"{lock['lock']}: not ready", *(f"  {line}" for line in _platform_lines(lock["platforms"]))]
+        lines += trouble
     if "files" in result:
         lines.append(
             f"{count_text(result['files'], 'file')} and {count_text(result['pages'], 'page')} are here"

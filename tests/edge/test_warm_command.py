@@ -187,6 +187,17 @@ def test_what_was_fetched_is_told_at_the_end() -> None:
     ]
 
 
+def test_of_a_lock_that_is_not_for_what_was_asked_warm_says_so() -> None:
+    why = "the lock is for Python >=3.13"
+    unfit = lock(ready=False, platforms=[platform("linux_x86_64", "3.12", None, why)])
+    result = {"files": 0, "pages": 0, "fetched": 0, "bytes": 0, "pinned": True, "locks": [unfit]}
+    assert warm_command.warm_lines(result) == [
+        "uv.lock: not ready",
+        f"  linux_x86_64 (Python 3.12): not for it, {why}",
+        "0 files and 0 pages are here, pinned; 0 files were fetched, 0 B",
+    ]
+
+
 @pytest.mark.parametrize("command", ["warm", "ready"])
 def test_help_names_the_lock_files(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

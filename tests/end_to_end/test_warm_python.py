@@ -256,6 +256,23 @@ def test_each_platform_is_told_of_by_itself(
     }
 
 
+def test_a_lock_is_not_ready_for_a_python_that_it_is_not_for(
+    mirror: Edge, garden: list[Distribution], workspace: Workspace
+) -> None:
+    lock = workspace.project / "uv.lock"
+    (soil,) = [each for each in garden if each.filename == "soil-3.1-py3-none-any.whl"]
+    lock.write_text(
+        'version = 1\nrevision = 3\nrequires-python = ">=3.13"\n\n'
+        '[[package]]\nname = "garden"\nversion = "0.1.0"\nsource = { virtual = "." }\ndependencies = [{ name = "soil" }]\n\n'
+        f'[[package]]\nname = "soil"\nversion = "3.1"\nsource = {{ registry = "{mirror.index_url}" }}\n'
+        f'wheels = [{{ url = "{mirror.index_url}soil/{soil.filename}", hash = "sha256:{soil.sha256}", size = 1 }}]\n'
+    )
+    for words in (("--python", "3.12"), ("--python", "3.12", "--platform", "linux_x86_64")):
+        said = ready(mirror, lock, *words, here=False)
+        assert not said.ready
+        assert {each["why"] for each in said.lock["platforms"]} == {"the lock is for Python >=3.13"}
+
+
 def test_what_a_rule_refuses_is_not_ready_and_the_rule_is_named(
     mirror: Edge, fake: FakePyPI, garden: list[Distribution], workspace: Workspace
 ) -> None:
