@@ -1,9 +1,10 @@
 """The fleet's keys as an edge has them: by which one it is known to its siblings, and by which ones it knows them.
 
-When an edge is dismissed its origin makes a new key, and tells each of those who are left in answer to their next acknowledgement, half a
-minute later at most. Until all can have heard of it an edge shows the old one; and for a while longer it takes both, since one that was out
-of contact just then still shows the old one. After that the edge that was dismissed is a stranger to all. Several may be dismissed one
-after the other: each has left the key that it was dismissed with, and those who stay take all of them for that while.
+When an edge is dismissed, or another enrols in its place, its origin makes a new key, and tells each of those who are left in answer to
+their next acknowledgement, half a minute later at most. Until all can have heard of it an edge shows the old one; and for a while longer it
+takes both, since one that was out of contact just then still shows the old one. After that the edge that was dismissed is a stranger to
+all. Several may be dismissed one after the other: each has left the key that it was dismissed with, and those who stay take all of them for
+that while.
 """
 
 from __future__ import annotations

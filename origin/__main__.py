@@ -84,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         _invite,
         "let an edge in",
         "Print a token with which one edge enrols, once. It holds the pin of this origin's certificate,\n"
-        "so the edge knows whom it speaks to. An earlier token for the same name is void.",
+        "so the edge knows whom it speaks to. An earlier token for the same name is void. When it is used,\n"
+        "who had that name until then is dismissed.",
         "origin invite berlin\n  origin invite berlin --valid 1h",
     )
     invite.add_argument("name", metavar="NAME", help="what the edge is called from now on: lower-case letters, digits, - _ .")

@@ -125,13 +125,21 @@ class Fleet:
         return secret
 
     async def enrol(self, invitation: bytes) -> tuple[str, str] | None:
-        """Use an invitation up: the edge's name and what it authenticates with from now on; None if the invitation is no good."""
+        """Use an invitation up: the edge's name and what it authenticates with from now on; None if the invitation is no good.
+
+        Who had that name is none of ours any more, as if it were dismissed. Raises ``Unavailable``.
+        """
         secret = new_secret()
         async with self._changing:
-            name = await self._catalog.enrol(digest_of(invitation), digest_of(secret), self._clock())
-            if name is None:
-                return None
-            await self._open()
+            # Once it is used up, what follows from that is done, whether or not somebody waits for the answer still.
+            with trio.CancelScope(shield=True):
+                name = await self._catalog.enrol(digest_of(invitation), digest_of(secret), self._clock())
+                if name is None:
+                    return None
+                is_another = name in self._members
+                await self._open()
+                if is_another:
+                    self.key = await self._another_key()
         log.info("an edge enrolled", extra={"edge": name})
         return name, secret
 
@@ -140,10 +148,8 @@ class Fleet:
         invitation. Raises ``Unavailable``.
         """
         async with self._changing:
-            key = new_fleet_key() if name in self._members else self.key
-            if key != self.key and self._keep_key is not None:
-                # Before it is gone: a command that is cut short here is given again, and finds the edge still there to dismiss.
-                await trio.to_thread.run_sync(self._keep_key, key)
+            # Before it is gone: a command that is cut short here is given again, and finds the edge still there to dismiss.
+            key = await self._another_key() if name in self._members else self.key
             with trio.CancelScope(shield=True):
                 known = await self._catalog.dismiss(name)
                 # With no look at the rows: whoever is in them no more must not stay because that was cut short, or failed.
@@ -151,6 +157,13 @@ class Fleet:
                 # Those who are left hear of it when they next tell how they stand.
                 self.key = key
             return known
+
+    async def _another_key(self) -> bytes:
+        """A key for the fleet, written down for the next start."""
+        key = new_fleet_key()
+        if self._keep_key is not None:
+            await trio.to_thread.run_sync(self._keep_key, key)
+        return key
 
     # ---- how they stand
 

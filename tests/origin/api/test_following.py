@@ -193,6 +193,41 @@ async def test_an_edge_whose_dismissal_was_cut_short_is_still_there_to_be_dismis
         assert fleet.key == open_identity(tmp_path, ["localhost"], time.time()).fleet != before
 
 
+async def test_who_had_the_name_of_an_edge_that_enrols_anew_loses_the_fleets_key_too(tmp_path: Path) -> None:
+    async with origin(tmp_path) as o:
+        fleet, before = o.central.fleet, o.identity.fleet
+        found = await fleet.enrol(await fleet.invite("berlin", 60))
+        assert found is not None and fleet.key == before, "nobody had that name"
+        o.secret = found[1]
+        invited = wire.Enrolment(secret=base64.b64encode(await fleet.invite("tokyo", 60)).decode())
+        enrolled = await o.post("/v1/enrol", invited)
+        assert isinstance(enrolled.body, bytes)
+        key = base64.b64decode(msgspec.json.decode(enrolled.body, type=wire.Enrolled).fleet)
+        assert key == fleet.key == open_identity(tmp_path, ["localhost"], time.time()).fleet != before
+        told = wire.Acknowledgement(cursor=o.central.ledger.cursor, verdicts=0, fleet=key_name(before))
+        response = await o.asked("acknowledgements", "POST", msgspec.json.encode(told))
+        assert isinstance(response.body, bytes)
+        assert base64.b64decode(msgspec.json.decode(response.body, type=wire.Acknowledged).fleet) == key
+
+
+async def test_who_had_the_name_of_an_edge_is_out_although_whoever_enrols_in_its_place_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with origin(tmp_path) as o:
+        fleet, before, enrol = o.central.fleet, o.identity.fleet, o.bench.catalog.enrol
+        with trio.CancelScope() as asking:
+
+            async def leave(invitation: str, secret: str, at: float) -> str | None:
+                name = await enrol(invitation, secret, at)
+                asking.cancel()
+                return name
+
+            monkeypatch.setattr(o.bench.catalog, "enrol", leave)
+            await fleet.enrol(await fleet.invite("tokyo", 60))
+        assert (await o.asked("ping")).status == 401
+        assert fleet.key != before
+
+
 async def test_an_edge_is_dismissed_though_whoever_asked_for_it_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with origin(tmp_path) as o:
         fleet, before, dismiss = o.central.fleet, o.identity.fleet, o.bench.catalog.dismiss
