@@ -134,8 +134,9 @@ class Fleet:
             # Once it is used up, what follows from that is done, whether or not somebody waits for the answer still.
             with trio.CancelScope(shield=True):
                 name = await self._catalog.enrol(digest_of(invitation), digest_of(secret), self._clock())
-                if name is None:
-                    return None
+            if name is None:
+                return None
+            with trio.CancelScope(shield=True):
                 is_another = name in self._members
                 await self._open()
                 if is_another:
