@@ -136,6 +136,7 @@ def _bun_notes(_: Surroundings, said: Sequence[Values], _url: str) -> list[str]:
     )
     if isinstance(find(values, ("install", "registry")), dict):
         notes.append("the registry before had credentials or settings of its own: they are left out until --undo")
+    notes.append("Bun downloads from where bun.lock says: entries made through another mirror must be made anew")
     return notes
 
 

@@ -51,9 +51,10 @@ def _uv_notes(_: Surroundings, said: Sequence[Values], _url: str) -> list[str]:
     (values,) = said
     indexes = values.get("index", [])
     others = [entry for entry in indexes if isinstance(entry, dict) and not entry.get("default") and not entry.get("explicit")]
+    notes = ["uv.lock names the index it was made with, and uv sync --frozen downloads from there: uv lock makes it anew"]
     if others or "extra-index-url" in values:
-        return ["other indexes are configured and are asked first: their packages go past this edge"]
-    return []
+        notes.append("other indexes are configured and are asked first: their packages go past this edge")
+    return notes
 
 
 def _poetry_path(here: Surroundings) -> Path:

@@ -369,7 +369,9 @@ def test_uvs_default_index_is_moved_and_moved_back(desk: Desk) -> None:
 def test_uvs_other_indexes_stay_and_are_told(desk: Desk) -> None:
     text = '[[index]]\nname = "torch"\nurl = "http://torch.test/simple/"\n'
     desk.write("uv", text)
-    assert any("past this edge" in note for note in desk.use("uv").notes)
+    notes = desk.use("uv").notes
+    assert any("past this edge" in note for note in notes)
+    assert any("uv lock makes it anew" in note for note in notes)
     indexes = tomllib.loads(desk.file("uv").read_text())["index"]
     assert [index["url"] for index in indexes] == ["http://torch.test/simple/", URL]
 

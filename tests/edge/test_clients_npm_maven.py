@@ -440,6 +440,7 @@ def test_buns_file_is_where_bun_looks_and_a_foreign_token_is_left_out(desk: Desk
     assert "secret" not in path.read_text()
     assert "# c" in path.read_text()
     assert any("@corp" in note for note in outcome.notes)
+    assert any("bun.lock" in note for note in outcome.notes)
     undo(CLIENTS["bun"], Surroundings({**desk.here.environ, "XDG_CONFIG_HOME": str(config)}, desk.directory), desk.records)
     assert path.read_text() == text
 
