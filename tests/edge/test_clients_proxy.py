@@ -370,6 +370,8 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("PIP_CONFIG_FILE", raising=False)
     monkeypatch.chdir(tmp_path / "home")
     monkeypatch.setattr("edge.trust.ensure_trust", lambda _: TRUST)
+    # Where nobody listens: an edge that runs on this machine has a root of its own.
+    monkeypatch.setenv("EDGE_LISTEN", "127.0.0.1:9")
     return tmp_path / "home"
 
 
@@ -388,14 +390,14 @@ def test_the_command_says_what_it_did(at_home: Path, capsys: pytest.CaptureFixtu
 
 def test_the_command_prints_without_writing(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["use", "--proxy", "gradle", "--print"]) == 0
-    assert "systemProp.https.proxyPort=8080" in capsys.readouterr().out
+    assert "systemProp.https.proxyPort=9\n" in capsys.readouterr().out
     assert not (at_home / ".gradle").exists()
 
 
 def test_a_client_that_takes_variables_only_has_exit_status_2(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["use", "--proxy", "uv"]) == 2
     told = capsys.readouterr()
-    assert told.out.splitlines()[0] == "export HTTPS_PROXY=http://127.0.0.1:8080"
+    assert told.out.splitlines()[0] == "export HTTPS_PROXY=http://127.0.0.1:9"
     assert "nothing was written" in told.err
     assert command_line.main(["use", "--proxy", "uv", "--undo"]) == 2
     assert list(at_home.iterdir()) == []
