@@ -120,7 +120,7 @@ def _sentence(where: str, error: OSError) -> str:
     if isinstance(error, PermissionError):
         return f"Cannot listen on {where}: this user may not use that port."
     if "in use" in reason.lower():
-        return f"Cannot listen on {where}: another program is listening there already."
+        return f"Cannot listen on {where}: another program is listening there already; name another address with --listen."
     return f"Cannot listen on {where}: {reason}."
 
 

@@ -147,7 +147,9 @@ async def test_a_taken_port_is_told_in_a_sentence() -> None:
     port = listener.getsockname()[1]
     with listener, pytest.raises(CannotListen) as caught:
         open_tcp("127.0.0.1", port)
-    assert str(caught.value).endswith(f"Cannot listen on 127.0.0.1:{port}: another program is listening there already.")
+    assert str(caught.value).endswith(
+        f"Cannot listen on 127.0.0.1:{port}: another program is listening there already; name another address with --listen."
+    )
 
 
 async def test_the_client_is_seen_through_trusted_proxies_only() -> None:
