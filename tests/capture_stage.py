@@ -189,9 +189,8 @@ class Capturing:
     def __init__(self, edge: Edge, *arguments: str) -> None:
         self._log = edge.directory / f"capture-{next(_numbers)}.log"
         self._command = [
-            sys.executable,
-            "-m",
-            "edge",
+            # The installed script: its name is that of the edge, which is left out of what is captured.
+            str(Path(sys.executable).with_name("edge")),
             "capture",
             "--data",
             str(edge.data),
