@@ -1,7 +1,8 @@
 """Run a program whose clock a test can move: ``python -m tests.ageing CLOCK MODULE ARGUMENTS…``.
 
 ``CLOCK`` is a file of eight bytes: the seconds, as a double, that ``time.time`` is ahead of the real clock. Pages age by hours in no
-time, while sockets, timeouts and monotonic clocks go on as they are.
+time, while sockets, timeouts and monotonic clocks go on as they are. The process is called as the module is, as that of an installed
+program would be.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def main() -> None:
         ahead = mmap.mmap(opened.fileno(), SHAPE.size, access=mmap.ACCESS_READ)
     time.time = lambda: real() + SHAPE.unpack_from(ahead)[0]
     sys.argv = [module, *sys.argv[3:]]
+    Path("/proc/self/comm").write_text(module)
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
