@@ -356,7 +356,7 @@ async def _follow(wanted: Wanted, edge: Edge, child: _Child) -> None:
                 _log.warning("the edge is away: connections to registries are refused", extra={"reason": str(error)})
             away = True
             continue
-        if away:
+        if away or now.pid != edge.pid:
             _log.info("the edge is back")
         away = False
         if wanted.mode == "transparent" and now.uid != edge.uid:
