@@ -11,7 +11,7 @@ import pytest
 
 from tests import npm_stage
 from tests.fakes import FakeNpm
-from tests.harness import Edge, ask
+from tests.harness import Edge, ask, wait_until
 from tests.node import NPM, PNPM, YARN1, Client
 from tests.npm_stage import FULL, SHORT, each_client, page, start_mirror, tarball
 from tests.stage import OUTAGES, outage
@@ -55,6 +55,8 @@ def gone(npm: FakeNpm, warm: Edge, request: pytest.FixtureRequest) -> Iterator[E
     warm.age(ages[request.param])
     with outage(npm, request.param):
         warm.start()
+        # Until its first try has ended a registry that is silent is given the time of one that is slow.
+        wait_until(lambda: warm.metric("leeward_breaker_open", registry=warm.kind, kind="page") == 1, 10)
         yield warm
     warm.age(0)
     warm.restart()
