@@ -21,6 +21,7 @@ from origin.sources.lines import LINES
 from origin.sources.registry import Upstream
 from tests.answering import Answering, Reply, answering
 from tests.contracts.sources import BODY, Arena, SourceContract, collect
+from tests.harness import REFUSING
 from tests.registry_bench import BRIEF, NOW, PAGE, PATIENT, RELAY, WHEEL, Bench, bench, document, revalidated, source_of, stored
 
 
@@ -496,8 +497,7 @@ async def test_a_file_without_bytes_comes(at: Bench) -> None:
 
 
 async def test_a_dead_file_host_stops_no_other(at: Bench) -> None:
-    async with answering() as gone:
-        dead = Entry(WHEEL, gone.url + "six.whl")
+    dead = Entry(WHEEL, f"http://127.0.0.1:{REFUSING}/six.whl")
     at.file_answers(Reply(200, b"wheel"))
     assert await at.download() == b"wheel"
     for _ in range(3):
