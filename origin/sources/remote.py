@@ -53,7 +53,7 @@ DIRECT_PATIENCE_S = 4.0
 LATE_S = 1.0
 """An answer that has not come by then makes somebody knock …"""
 
-KNOCK_S = 1.0
+KNOCK_S = 0.9
 """… and this is how long that may take: connection, handshake and answer."""
 
 KNOCK_AGAIN_S = 5.0
