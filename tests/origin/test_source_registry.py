@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -21,7 +22,6 @@ from origin.sources.lines import LINES
 from origin.sources.registry import Upstream
 from tests.answering import Answering, Reply, answering
 from tests.contracts.sources import BODY, Arena, SourceContract, collect
-from tests.harness import REFUSING
 from tests.registry_bench import BRIEF, NOW, PAGE, PATIENT, RELAY, WHEEL, Bench, bench, document, revalidated, source_of, stored
 
 
@@ -497,13 +497,16 @@ async def test_a_file_without_bytes_comes(at: Bench) -> None:
 
 
 async def test_a_dead_file_host_stops_no_other(at: Bench) -> None:
-    dead = Entry(WHEEL, f"http://127.0.0.1:{REFUSING}/six.whl")
     at.file_answers(Reply(200, b"wheel"))
     assert await at.download() == b"wheel"
-    for _ in range(3):
-        with pytest.raises(Unavailable):
-            async with at.source.file(WHEEL, dead):
-                pytest.fail("somebody answered")
+    # Taken, so that nobody else gets it, and not listened on.
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        dead = Entry(WHEEL, f"http://127.0.0.1:{taken.getsockname()[1]}/six.whl")
+        for _ in range(3):
+            with pytest.raises(Unavailable):
+                async with at.source.file(WHEEL, dead):
+                    pytest.fail("somebody answered")
     assert at.source.statistics()["pypi"] == {"page": "closed", "file": "open", "relay": "closed"}
     labels = {"registry": "pypi", "kind": "file"}
     assert at.metrics.registry.get_sample_value("leeward_breaker_open", labels) == 1
