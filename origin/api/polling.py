@@ -42,7 +42,8 @@ class Polling:
         self._who = who
         self._epoch = ledger.epoch.encode()
         self._answers: dict[bytes, Response] = {}
-        fleet.on_ended(ledger.stir)
+        self.endings = 0
+        fleet.on_ended(self._ended)
 
     def asked(self, line: bytes, facts: Facts, address: str) -> Poll | None:
         """The question, if an edge of ours asks for what comes after something that was announced; how far it is is noted."""
@@ -56,6 +57,10 @@ class Polling:
         question = (serial, int(found[3]), int(found[5]), coding_for(facts.accept_encoding))
         membership = self._fleet.membership(edge)
         return None if membership is None else Poll(question, float(found[4]), membership)
+
+    def _ended(self) -> None:
+        self.endings += 1
+        self._ledger.stir()
 
     def is_welcome(self, asker: Hashable) -> bool:
         assert isinstance(asker, tuple)

@@ -74,6 +74,11 @@ class Polls(Protocol):
         """The answer as of now, also if there is no news. Its body is ``bytes``. Whatever it raises, the handler will say."""
         ...
 
+    @property
+    def endings(self) -> int:
+        """How often somebody has ceased to be welcome. Only then those who wait are looked through."""
+        ...
+
     def is_welcome(self, asker: Hashable) -> bool:
         """Whether a poll's ``asker``, who waits, may be answered still; that somebody may not is news. Else the handler has to see it."""
         ...
@@ -114,6 +119,7 @@ class Waiting:
         self._hand_over = hand_over
         self._crowds: dict[Hashable, Crowd] = {}
         self._waiters: Crowd = {}
+        self._endings = polls.endings
         self._stirred = trio.Event()
         # Messages of this second, by the response that they are made of.
         self._made: dict[int, tuple[Response, bytes]] = {}
@@ -178,6 +184,10 @@ class Waiting:
             await self._tell(question, list(crowd.items()))
 
     def _turn_away(self) -> None:
+        endings = self._polls.endings
+        if endings == self._endings:
+            return
+        self._endings = endings
         for connection, waiter in list(self._waiters.items()):
             if not self._polls.is_welcome(waiter.asker):
                 self._hand_back(connection, waiter)

@@ -36,6 +36,7 @@ class News:
         self.answered: list[Hashable] = []
         self.failure: Exception | None = None
         self.unwelcome: set[Hashable] = set()
+        self.looked_at = 0
         self.ready: Response | None = None
         self.making = trio.Event()
         self.making.set()
@@ -62,7 +63,12 @@ class News:
         await self.making.wait()
         return Response(200, [("X-News", str(self.number))], f"{question} to {self.number}".encode().ljust(self.size, b"."))
 
+    @property
+    def endings(self) -> int:
+        return len(self.unwelcome)
+
     def is_welcome(self, asker: Hashable) -> bool:
+        self.looked_at += 1
         return asker not in self.unwelcome
 
     async def wait_news(self, seen: int) -> int:
@@ -143,6 +149,17 @@ async def test_who_may_be_told_no_more_is_the_handlers_at_once_and_the_others_wa
         assert (waiting(server), news.waiting) == (1, 1)
         news.tell()
         assert (await other.answer()).body == b"0 to 1"
+
+
+async def test_those_who_wait_are_not_looked_through_while_all_are_welcome() -> None:
+    news = News()
+    async with running(plain, polls=news) as server, server.client() as one, server.client() as other:
+        await one.send(get("/news?after=0", "Authorization: one"))
+        await other.send(get("/news?after=0", "Authorization: other"))
+        await wait_waiting(server, 2)
+        news.tell()
+        assert [(await client.answer()).body for client in (one, other)] == [b"0 to 1", b"0 to 1"]
+        assert news.looked_at == 2, "once for each that was answered"
 
 
 async def test_who_may_be_told_no_more_is_not_told_what_is_being_made() -> None:
